@@ -1,0 +1,60 @@
+"""The `kiban` command: its sub-commands, its exit codes, and the one place where errors become one line.
+
+Exit codes: 0 done; 1 the answer is no (not verified, not found); 2 something a person can mend; 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from kiban import __version__
+from kiban.artifacts.errors import KibanError
+
+app = typer.Typer(
+    name="kiban",
+    help="From rights-cleared Japanese data to a verified milestone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kiban {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+def print_json(value: Any) -> None:
+    """Standard output of every `--json`: one JSON value, keys sorted, Japanese as it is."""
+    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True))
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=True)
+    except KibanError as error:
+        print(f"kiban: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("kiban: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
