@@ -56,7 +56,7 @@ class Step:
     artifact: Artifact | None
 
 
-def plan(programme_name: str, nodes: list[Node], store: Store) -> list[Step]:
+def plan(nodes: list[Node], store: Store) -> list[Step]:
     """What there is and what is to be made, in order.
 
     Raises:

@@ -1,0 +1,109 @@
+"""`kiban trace`: from a sentence or a document id to its source, its terms, and the training steps that read it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kiban.artifacts.errors import KibanError
+from kiban.artifacts.order import position_of
+from kiban.artifacts.store import Artifact
+from kiban.cli.main import print_json
+from kiban.programme import graph, runner
+from kiban.programme.settings import load
+
+MOST = 20
+
+
+def trace(
+    what: Annotated[str, typer.Argument(metavar="TEXT|DOCUMENT_ID", help="A passage, or the id of a document.")],
+    folder: Annotated[Path, typer.Option("--programme", help="The programme.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Where a passage came from, under which terms, and which training steps read it. Exit code 1 if it is not there.
+
+    Example: kiban trace 安全靴を着用 --programme recipes/demo
+    """
+    programme = load(folder)
+    steps = runner.plan(graph.nodes(programme), graph.store_of(programme))
+    made = {step.node.name: step.artifact for step in steps if step.artifact}
+    if "corpus" not in made:
+        raise KibanError(f"{programme.folder}: no corpus is made yet; `kiban run {folder} --to corpus` makes it")
+    found = []
+    for document in _documents(made["corpus"], what):
+        found.append(document | _consumption(document["id"], made))
+        if len(found) == MOST:
+            break
+    dropped = _dropped(made["corpus"], what)
+    if as_json:
+        print_json({"documents": found, "ledger": dropped})
+    else:
+        for document in found:
+            _show(document)
+        for row in dropped:
+            print(f"{row['id']}  dropped: {row['reason']} ({row['detail']}); source {row['source']}, {row['uri']}")
+    if not found and not dropped:
+        if not as_json:
+            print("not in this corpus: no document holds that passage or has that id")
+        raise typer.Exit(1)
+
+
+def _documents(corpus: Artifact, what: str) -> Iterator[dict[str, Any]]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    fields = ["id", "source", "partner", "licence", "uses", "residency", "title", "author", "uri", "register", "text"]
+    for path in [*sorted((corpus.path / "shards").glob("*.parquet")), corpus.path / "held_back.parquet"]:
+        for batch in pq.ParquetFile(path).iter_batches(columns=fields):
+            hit = pc.or_(pc.equal(batch["id"], what), pc.match_substring(batch["text"], what))
+            for row in batch.filter(hit).to_pylist():
+                yield row | {"shard": path.name, "held_back": path.name == "held_back.parquet"}
+
+
+def _dropped(corpus: Artifact, what: str) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    ledger = pq.read_table(corpus.path / "ledger.parquet")
+    return ledger.filter(pc.equal(ledger["id"], what)).to_pylist()
+
+
+def _consumption(document_id: str, made: dict[str, Artifact]) -> dict[str, Any]:
+    """Which optimiser steps of the programme's model read any token of the document."""
+    if "tokens" not in made:
+        return {"steps": [], "checkpoint": None}
+    from kiban.tokenizer.packing import TokenStore
+
+    tokens = TokenStore.open(made["tokens"].path)
+    place = tokens.find(document_id)
+    if place is None or "model" not in made:
+        return {"steps": [], "checkpoint": None, "token_offset": place[0] if place else None}
+    start, length = place
+    manifest = made["model"].manifest
+    order = manifest.consumed
+    read = order["sequences"][1]
+    num_sequences = order["num_sequences"]
+    first, last = start // order["sequence_length"], (start + length - 1) // order["sequence_length"]
+    steps = set()
+    for sequence in range(first, min(last, num_sequences - 1) + 1):
+        for epoch in range(-(-read // num_sequences)):
+            position = position_of(order["seed"], sequence, epoch, num_sequences)
+            if position < read:
+                steps.add(position // order["batch_sequences"] + 1)
+    return {"token_offset": start, "tokens": length, "steps": sorted(steps), "checkpoint": manifest.address}
+
+
+def _show(document: dict[str, Any]) -> None:
+    print(f"{document['id']}  {document['title'] or document['uri']}")
+    print(f"  source     {document['source']} (partner {document['partner']}), {document['uri']}")
+    print(f"  terms      {document['licence']}; may be used to {', '.join(document['uses'])}; {document['shard']}")
+    if document["held_back"]:
+        print("  training   held back: no training step read it")
+    elif document["checkpoint"] is None:
+        print("  training   no model is trained yet")
+    elif document["steps"]:
+        steps = ", ".join(str(step) for step in document["steps"][:12])
+        print(f"  training   read in step {steps} of {document['checkpoint'][:19]}")
+    else:
+        print(f"  training   in a shard, but not reached by {document['checkpoint'][:19]}")

@@ -1,0 +1,180 @@
+"""`kiban.toml` as a typed programme. Each room owns the settings of its stages; here they are only assembled."""
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from kiban.artifacts.errors import KibanError
+from kiban.artifacts.stage import Settings
+from kiban.corpus.stage import CorpusSettings, SourceSettings
+from kiban.evaluation.stage import EvaluationSettings
+from kiban.milestones.settings import Milestone, Partner
+from kiban.robotics.stage import RobotSettings
+from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
+from kiban.training.stage import TrainingSettings
+
+PROGRAMME_FILE = "kiban.toml"
+
+
+class ProgrammeTable(Settings):
+    """`[programme]`. `demo_keys` has the run make signing keys of its own, marked as such: for trying out."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 0
+    store: str = ".kiban"
+    demo_keys: bool = False
+
+
+class ModelTable(Settings):
+    """`[model]`: the one dial."""
+
+    preset: str = "nano"
+
+
+class Programme(Settings):
+    """A programme: its tables as in `kiban.toml`, and `folder`, which their paths are relative to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    folder: Path = Field(exclude=True)
+    programme: ProgrammeTable
+    partners: tuple[Partner, ...] = Field((), alias="partner")
+    sources: tuple[SourceSettings, ...] = Field((), alias="source")
+    corpus: CorpusSettings = CorpusSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    tokens: TokensSettings = TokensSettings()
+    model: ModelTable = ModelTable()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    robot: RobotSettings | None = None
+    milestones: tuple[Milestone, ...] = Field((), alias="milestone")
+
+
+def find_file(path: Path) -> Path:
+    """The programme file that `path` means: itself, or the `kiban.toml` in that folder.
+
+    Raises:
+        KibanError: if there is none.
+    """
+    file = path / PROGRAMME_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise KibanError(f"{file}: there is no such programme; `kiban init {path}` makes one")
+    return file
+
+
+def load(path: Path) -> Programme:
+    """Reads and checks a programme (a folder, or its file).
+
+    Raises:
+        KibanError: naming the file, the line, what was found and what would do.
+    """
+    file = find_file(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise KibanError(f"{file}: not UTF-8; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise KibanError(f"{file}: not TOML: {error}") from None
+    for table in ("training", "tokenizer"):  # derived from the one dial, unless said otherwise
+        tables.setdefault(table, {}).setdefault("preset", tables.get("model", {}).get("preset", "nano"))
+    try:
+        programme = Programme.model_validate({**tables, "folder": file.parent.absolute()})
+    except ValidationError as error:
+        raise KibanError(_for_people(file, text, error)) from None
+    _check_names(file, programme)
+    return programme
+
+
+def resolve(written: str, folder: Path, what: str) -> Path:
+    """A path as written in `kiban.toml`: relative to that file, `~` and `$NAME` expanded.
+
+    Raises:
+        KibanError: if it names an environment variable that is not set.
+    """
+    expanded = os.path.expandvars(written)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise KibanError(f"{what}: path '{written}' needs the environment variable {unset[1]}, which is not set; set it")
+    return folder / Path(expanded).expanduser()
+
+
+def _check_names(file: Path, programme: Programme) -> None:
+    partners = [partner.name for partner in programme.partners]
+    for kind, names in (
+        ("partner", partners),
+        ("source", [source.name for source in programme.sources]),
+        ("milestone", [milestone.id for milestone in programme.milestones]),
+    ):
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise KibanError(f"{file}: two {kind}s are called '{min(twice)}'; give each its own name")
+    for source in programme.sources:
+        if source.partner not in partners:
+            raise KibanError(
+                f"{file}: source '{source.name}': there is no [[partner]] '{source.partner}' "
+                f"(partners: {', '.join(partners) or 'none'})"
+            )
+
+
+def _for_people(file: Path, text: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = [part for part in first["loc"] if part != "folder"]
+    dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    line = _line_of(text, where)
+    place = f"{file}:{line}" if line else str(file)
+    if first["type"] == "extra_forbidden":
+        keys = _keys_at(where)
+        close = difflib.get_close_matches(str(where[-1]), keys, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(sorted(keys))}"
+        return f"{place}: {dotted}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{place}: {dotted}: missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {dotted}: found {first['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _keys_at(where: list[Any]) -> list[str]:
+    """The keys that are known in the table that holds the last part of `where`."""
+    model: Any = Programme
+    for part in where[:-1]:
+        if isinstance(part, int):
+            continue
+        fields = getattr(model, "model_fields", {})
+        field = next((f for name, f in fields.items() if part in (name, f.alias)), None)
+        if field is None:
+            return []
+        arguments = [a for a in _flatten(field.annotation) if hasattr(a, "model_fields")]
+        model = arguments[0] if arguments else None
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or name for name, field in fields.items() if name != "folder"]
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    arguments = getattr(annotation, "__args__", ())
+    return [found for argument in arguments for found in _flatten(argument)] if arguments else [annotation]
+
+
+def _line_of(text: str, where: list[Any]) -> int | None:
+    """The line of a key. `tomllib` keeps none, so the table's header and then the key are looked for."""
+    tables = [part for part in where if isinstance(part, str)]
+    if not tables:
+        return None
+    nth = next((part for part in where if isinstance(part, int)), 0)
+    lines = text.splitlines()
+    headers = [i for i, line in enumerate(lines) if re.match(rf"\s*\[+\s*{re.escape(tables[0])}\s*(\.|\])", line)]
+    if not headers:
+        return next((i + 1 for i, line in enumerate(lines) if re.match(rf"\s*{re.escape(tables[0])}\s*[.=]", line)), None)
+    start = headers[min(nth, len(headers) - 1)]
+    for key in reversed(tables[1:]):
+        for i in range(start + 1, len(lines)):
+            if re.match(r"\s*\[", lines[i]):
+                break
+            if re.search(rf"(^|[\s{{,.\"]){re.escape(key)}\"?\s*=", lines[i]):
+                return i + 1
+    return start + 1
