@@ -55,7 +55,7 @@ def stage(
 
     The runner gives it resolved inputs (an `Artifact` each, or a list of them), a folder `out`, and a progress
     reporter. `out` is kept when a run is interrupted and handed over again: a stage finds there what it left. Scratch
-    goes under `out/".work"`, which is removed before the artifact is sealed.
+    goes under `out/".work"`, which also outlives an error, and is removed before the artifact is sealed.
 
     Args:
         version: raise it when the same settings and inputs would give another result.

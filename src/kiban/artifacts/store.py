@@ -167,8 +167,8 @@ class Store:
     def making(self, address: str) -> Iterator[Path]:
         """Holds the lock on `address` and gives the staging folder, with what an interrupted run left in it.
 
-        Waits while another runner makes the same address. If the body fails, the folder goes, unless it holds scratch
-        (`.work`) from which the stage can go on.
+        Waits while another runner makes the same address. If the body fails, what it wrote goes, but for scratch
+        (`.work`) from which the stage can go on. If it is interrupted or killed, all stays.
         """
         hexadecimal = address.removeprefix("sha256:")
         staging = self.root / "staging" / hexadecimal
@@ -178,8 +178,7 @@ class Store:
             try:
                 yield staging
             except Exception:
-                if not (staging / WORK).exists():
-                    shutil.rmtree(staging, ignore_errors=True)
+                _remove_but_scratch(staging)
                 raise
 
     def seal(self, staging: Path, manifest: Manifest) -> Artifact:
@@ -270,6 +269,17 @@ def open_store(location: str, base: Path) -> Store:
     if "://" in location and not location.startswith("file://"):
         return Store(base / ".kiban", remote=location)
     return Store(base / Path(location.removeprefix("file://")).expanduser())
+
+
+def _remove_but_scratch(staging: Path) -> None:
+    if not (staging / WORK).exists():
+        shutil.rmtree(staging, ignore_errors=True)
+        return
+    for path in staging.iterdir():
+        if path.is_dir() and path.name != WORK:
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.is_dir():
+            path.unlink()
 
 
 def disk_full(error: OSError) -> bool:
