@@ -60,13 +60,13 @@ def double(settings: Settings, count: Artifact, out: Path, progress: Progress) -
     return Outcome()
 
 
-def graph(folder: Path, terms: Rights = Rights(), **settings: float) -> list[Node]:
+def graph(folder: Path, terms: Rights | None = None, **settings: float) -> list[Node]:
     for name in ("a", "b"):
         if not (folder / name).exists():
             (folder / name).write_text(name * 10)
     sources = [
         Node("source.a", source, SourceSettings(path=str(folder / "a")), {}),
-        Node("source.b", source, SourceSettings(path=str(folder / "b"), terms=terms), {}),
+        Node("source.b", source, SourceSettings(path=str(folder / "b"), terms=terms or Rights()), {}),
     ]
     return [
         *sources,

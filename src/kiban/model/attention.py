@@ -1,0 +1,77 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+
+B batch, L length, S cached + L, D hidden, H heads, N nope dim, R rope dim, V value dim, C latent (kv_lora_rank).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kiban.model.config import ModelConfig
+from kiban.model.rope import rotate
+
+
+@dataclass
+class LatentCache:
+    """What attention remembers of the past: a latent and one rotary key a token. Shapes [B, S, C] and [B, S, R]."""
+
+    latent_BSC: Tensor | None = None
+    key_BSR: Tensor | None = None
+
+    def append(self, latent_BLC: Tensor, key_BLR: Tensor) -> tuple[Tensor, Tensor]:
+        if self.latent_BSC is not None and self.key_BSR is not None:
+            latent_BLC = torch.cat([self.latent_BSC, latent_BLC], dim=1)
+            key_BLR = torch.cat([self.key_BSR, key_BLR], dim=1)
+        self.latent_BSC, self.key_BSR = latent_BLC, key_BLR
+        return latent_BLC, key_BLR
+
+    @property
+    def length(self) -> int:
+        return 0 if self.latent_BSC is None else self.latent_BSC.shape[1]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.nope, self.rope = (
+            config.num_attention_heads,
+            config.qk_nope_head_dim,
+            config.qk_rope_head_dim,
+        )
+        self.value, self.latent = config.v_head_dim, config.kv_lora_rank
+        d, heads, qk = config.hidden_size, config.num_attention_heads, self.nope + self.rope
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(d, heads * qk, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(d, config.q_lora_rank, bias=False)
+            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, eps=config.rms_norm_eps)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, heads * qk, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(d, self.latent + self.rope, bias=False)
+        self.kv_a_layernorm = nn.RMSNorm(self.latent, eps=config.rms_norm_eps)
+        self.kv_b_proj = nn.Linear(self.latent, heads * (self.nope + self.value), bias=False)
+        self.o_proj = nn.Linear(heads * self.value, d, bias=False)
+        self.scale = qk**-0.5
+
+    def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None) -> Tensor:
+        B, L, _ = x_BLD.shape
+        compressed = not hasattr(self, "q_proj")
+        q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BLD))) if compressed else self.q_proj(x_BLD)
+        q_BHLK = q.view(B, L, self.num_heads, -1).transpose(1, 2)
+        q_nope, q_rope = q_BHLK.split([self.nope, self.rope], dim=-1)
+        latent_BLC, key_BLR = self.kv_a_proj_with_mqa(x_BLD).split([self.latent, self.rope], dim=-1)
+        latent_BLC, key_BLR = self.kv_a_layernorm(latent_BLC), rotate(key_BLR, cos, sin)
+        if cache is not None:
+            latent_BLC, key_BLR = cache.append(latent_BLC, key_BLR)
+        S = latent_BLC.shape[1]
+        kv_BHSX = self.kv_b_proj(latent_BLC).view(B, S, self.num_heads, -1).transpose(1, 2)
+        k_nope, v_BHSV = kv_BHSX.split([self.nope, self.value], dim=-1)
+        q_BHLK = torch.cat([q_nope, rotate(q_rope, cos, sin)], dim=-1)
+        k_BHSK = torch.cat([k_nope, key_BLR[:, None].expand(B, self.num_heads, S, self.rope)], dim=-1)
+        if L == S:
+            out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, is_causal=True, scale=self.scale)
+        else:
+            mask_LS = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
+            out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, attn_mask=mask_LS, scale=self.scale)
+        return self.o_proj(out.transpose(1, 2).flatten(2))

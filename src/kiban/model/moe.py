@@ -1,0 +1,118 @@
+"""Mixture of experts: sigmoid routing with a balancing bias (arXiv 2408.15664), sorted dispatch, a shared expert.
+
+T tokens, D hidden, E experts, F expert width, K experts a token.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kiban.model.config import ModelConfig
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, width, bias=False)
+        self.up_proj = nn.Linear(hidden, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Router(nn.Module):
+    """Chooses K experts a token by sigmoid score plus bias; the weights come from the scores alone. In float32."""
+
+    e_score_correction_bias: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [T, K] float32 and chosen experts [T, K]."""
+        c = self.config
+        score_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
+        with torch.no_grad():
+            choice_TE = score_TE + self.e_score_correction_bias
+            if c.n_group > 1:  # only the groups with the largest sums of their two best experts are eligible
+                by_group = choice_TE.view(len(x_TD), c.n_group, -1)
+                best = by_group.topk(min(2, by_group.shape[-1]), dim=-1).values.sum(-1)
+                eligible = torch.zeros_like(best).scatter_(1, best.topk(c.topk_group, dim=-1).indices, 1.0).bool()
+                choice_TE = by_group.masked_fill(~eligible[..., None], 0.0).flatten(1)
+            chosen_TK = choice_TE.topk(c.num_experts_per_tok, dim=-1).indices
+        weight_TK = score_TE.gather(1, chosen_TK)
+        if c.norm_topk_prob:
+            weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
+        return weight_TK * c.routed_scaling_factor, chosen_TK
+
+
+class Experts(nn.Module):
+    """All routed experts' weights, stacked."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        e, d, f = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(e, 2 * f, d))
+        self.down_proj = nn.Parameter(torch.empty(e, d, f))
+
+    def forward(self, x_XD: Tensor, counts_E: Tensor) -> Tensor:
+        """x_XD: rows sorted by expert; counts_E: how many rows are each expert's."""
+        gate_up_XF = grouped_linear(x_XD, self.gate_up_proj, counts_E)
+        gate, up = gate_up_XF.chunk(2, dim=-1)
+        return grouped_linear(F.silu(gate) * up, self.down_proj, counts_E)
+
+
+def grouped_linear(x_XI: Tensor, w_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Row block e of x times the transpose of w[e]: [X, O]."""
+    if x_XI.is_cuda:
+        offsets = counts_E.cumsum(0).to(torch.int32)
+        return torch._grouped_mm(x_XI, w_EOI.transpose(-2, -1), offs=offsets)
+    blocks = x_XI.split(counts_E.tolist())
+    return torch.cat([F.linear(block, w) for block, w in zip(blocks, w_EOI.unbind(0), strict=True)])
+
+
+class MoE(nn.Module):
+    """`load_E` counts how many tokens went to each expert since `update_bias` was last called."""
+
+    load_E: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_experts, self.chosen = config.n_routed_experts, config.num_experts_per_tok
+        self.gate = Router(config)
+        self.experts = Experts(config)
+        shared = config.moe_intermediate_size * config.n_shared_experts
+        self.shared_experts = MLP(config.hidden_size, shared) if shared else None
+        self.register_buffer("load_E", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_TD = x_BLD.flatten(0, 1)
+        weight_TK, chosen_TK = self.gate(x_TD)
+        chosen_X = chosen_TK.flatten()
+        order_X = chosen_X.argsort(stable=True)
+        counts_E = torch.bincount(chosen_X, minlength=self.num_experts)
+        if self.training:
+            self.load_E += counts_E
+        token_X = order_X // self.chosen
+        out_XD = self.experts(x_TD[token_X], counts_E) * weight_TK.flatten()[order_X, None].to(x_TD.dtype)
+        out_TD = torch.zeros_like(x_TD).index_add(0, token_X, out_XD)
+        if self.shared_experts is not None:
+            out_TD = out_TD + self.shared_experts(x_TD)
+        return out_TD.view_as(x_BLD)
+
+    @torch.no_grad()
+    def update_bias(self, rate: float) -> Tensor:
+        """Raises the bias of experts with less than the mean load, lowers that of the others.
+
+        Gives the load, and starts to count anew.
+        """
+        load_E = self.load_E.clone()
+        self.gate.e_score_correction_bias += rate * (load_E.float().mean() - load_E.float()).sign()
+        self.load_E.zero_()
+        return load_E

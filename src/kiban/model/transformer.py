@@ -1,0 +1,105 @@
+"""DeepSeek-V3 (arXiv 2412.19437) in plain PyTorch. It knows nothing of parallelism, files, or training loops.
+
+B batch, L length, D hidden, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kiban.model.attention import Attention, LatentCache
+from kiban.model.config import ModelConfig
+from kiban.model.loss import linear_cross_entropy
+from kiban.model.moe import MLP, MoE
+from kiban.model.rope import rope_tables
+
+MTP_WEIGHT = 0.3  # of the second token's loss; DeepSeek-V3's value for the first 10T tokens
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        dense = layer < config.first_k_dense_replace
+        self.mlp = MLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+
+    def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None) -> Tensor:
+        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), cos, sin, cache)
+        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD))
+
+
+class MTP(nn.Module):
+    """Predicts the token after the next from the next one's embedding and the present hidden state."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.enorm, self.hnorm = nn.RMSNorm(d, eps=eps), nn.RMSNorm(d, eps=eps)
+        self.eh_proj = nn.Linear(2 * d, d, bias=False)
+        self.block = Block(config, config.num_hidden_layers)
+        self.norm = nn.RMSNorm(d, eps=eps)
+
+    def forward(self, embedded_BLD: Tensor, hidden_BLD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        joined = torch.cat([self.enorm(embedded_BLD), self.hnorm(hidden_BLD)], dim=-1)
+        return self.norm(self.block(self.eh_proj(joined), cos, sin))
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = MTP(config) if config.num_nextn_predict_layers else None
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Normal with `initializer_range`; the projections that write into the residual stream scaled down by
+        sqrt(2 * layers) (GPT-2); norms 1."""
+        down = (2 * self.config.num_hidden_layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                nn.init.ones_(parameter)
+                continue
+            scale = down if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")) else 1.0
+            nn.init.normal_(parameter, std=self.config.initializer_range * scale, generator=generator)
+
+    def forward(self, tokens_BL: Tensor, cache: list[LatentCache] | None = None) -> Tensor:
+        """Final hidden states [B, L, D], after the last norm."""
+        return self.norm(self._body(tokens_BL, cache))
+
+    def _body(self, tokens_BL: Tensor, cache: list[LatentCache] | None = None) -> Tensor:
+        start = cache[0].length if cache else 0
+        cos, sin = self._tables(start, tokens_BL.shape[1], tokens_BL.device)
+        x_BLD = self.embed_tokens(tokens_BL)
+        for layer, block in enumerate(self.layers):
+            x_BLD = block(x_BLD, cos, sin, cache[layer] if cache else None)
+        return x_BLD
+
+    def _tables(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(start, start + length, device=device)
+        return rope_tables(positions, self.config.qk_rope_head_dim, self.config.rope_theta)
+
+    def logits(self, hidden_BLD: Tensor) -> Tensor:
+        return self.lm_head(hidden_BLD)
+
+    def loss(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to descend, and `loss` (next token, nats/token) and, with MTP, `mtp_loss` as they are."""
+        body_BLD = self._body(tokens_BL)
+        loss = linear_cross_entropy(self.norm(body_BLD).flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
+        stats = {"loss": loss.detach()}
+        if self.mtp is None:
+            return loss, stats
+        cos, sin = self._tables(0, tokens_BL.shape[1] - 1, tokens_BL.device)
+        hidden = self.mtp(self.embed_tokens(targets_BL[:, :-1]), body_BLD[:, :-1], cos, sin)
+        mtp = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
+        return loss + MTP_WEIGHT * mtp, stats | {"mtp_loss": mtp.detach()}
+
+    def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
+        """After an optimiser step: every MoE layer's bias moves towards balance. Gives the loads, [layers, experts]."""
+        return torch.stack([m.update_bias(rate) for m in self.modules() if isinstance(m, MoE)])
+
+    def new_cache(self) -> list[LatentCache]:
+        return [LatentCache() for _ in self.layers]

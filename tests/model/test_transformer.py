@@ -1,0 +1,261 @@
+"""The architecture against transformers' own, and its parts against plain versions of themselves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kiban.artifacts.errors import KibanError
+from kiban.artifacts.files import read_json, write_json
+from kiban.model import hf
+from kiban.model.config import ModelConfig
+from kiban.model.generate import generate
+from kiban.model.loss import CHUNK, linear_cross_entropy
+from kiban.model.moe import MoE, grouped_linear
+from kiban.model.presets import PRESETS, preset
+from kiban.model.transformer import Transformer
+
+VARIANTS: dict[str, dict[str, int]] = {
+    "plain": {},
+    "compressed queries": {"q_lora_rank": 24},
+    "groups": {"n_group": 4, "topk_group": 2},
+    "no dense layer": {"first_k_dense_replace": 0},
+    "all dense": {"first_k_dense_replace": 3},
+    "two shared experts": {"n_shared_experts": 2},
+    "mtp": {"num_nextn_predict_layers": 1},
+}
+
+
+def small(**changes: int | float) -> ModelConfig:
+    numbers: dict[str, int | float] = {
+        "vocab_size": 97,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "intermediate_size": 80,
+        "num_attention_heads": 3,
+        "kv_lora_rank": 20,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.15,  # large, so that a mistake anywhere shows in the logits
+    }
+    return ModelConfig(**(numbers | changes))
+
+
+def build(**changes: int | float) -> Transformer:
+    model = Transformer(small(**changes))
+    model.init_weights(torch.Generator().manual_seed(1))
+    for module in model.modules():
+        if isinstance(module, MoE):
+            module.gate.e_score_correction_bias.normal_(std=0.2, generator=torch.Generator().manual_seed(2))
+    return model.eval()
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 97, shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_transformers_loads_the_export_and_gives_the_same_logits(variant: str, tmp_path: Path) -> None:
+    from transformers import DeepseekV3ForCausalLM
+
+    model = build(**VARIANTS[variant])
+    hf.save(model, tmp_path)
+    theirs, report = DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"]
+    x_BL = tokens(2, 70)
+    with torch.no_grad():
+        ours, other = model.logits(model(x_BL)), theirs.eval()(x_BL).logits
+    assert other.std() > 0.1
+    assert (ours - other).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_way_back_is_exact(variant: str, tmp_path: Path) -> None:
+    model = build(**VARIANTS[variant])
+    hf.save(model, tmp_path)
+    again = hf.load(tmp_path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_bfloat16_export_keeps_the_routing_bias_in_float32(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    hf.save(build(), tmp_path, dtype=torch.bfloat16)
+    kinds = {name.split(".")[-1]: t.dtype for name, t in load_file(next(tmp_path.glob("*.safetensors"))).items()}
+    assert kinds.pop("e_score_correction_bias") == torch.float32
+    assert set(kinds.values()) == {torch.bfloat16}
+    assert hf.load(tmp_path, torch.bfloat16).layers[1].mlp.gate.e_score_correction_bias.dtype == torch.float32
+
+
+def test_config_json_has_every_field_that_a_loader_needs(tmp_path: Path) -> None:
+    hf.save(build(), tmp_path)
+    content = read_json(tmp_path / "config.json")
+    wanted = {
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "moe_layer_freq": 1,
+        "rope_theta": 10000.0,
+        "n_group": 1,
+        "norm_topk_prob": True,
+        "num_nextn_predict_layers": 0,
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "torch_dtype": "float32",
+    }
+    assert {key: content[key] for key in wanted} == wanted
+
+
+def test_what_cannot_be_honoured_is_refused(tmp_path: Path) -> None:
+    hf.save(build(), tmp_path)
+    content = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", content | {"scoring_func": "softmax"})
+    with pytest.raises(KibanError, match="scoring_func='softmax' cannot be honoured"):
+        hf.load(tmp_path)
+    write_json(tmp_path / "config.json", content | {"model_type": "llama"})
+    with pytest.raises(KibanError, match="only 'deepseek_v3'"):
+        hf.load(tmp_path)
+    write_json(tmp_path / "config.json", content | {"hidden_size": 50})
+    with pytest.raises(KibanError, match=r"is \[97, 48\], config.json says \[97, 50\]"):
+        hf.load(tmp_path)
+
+
+def test_generation_with_the_latent_cache_is_generation_without() -> None:
+    model = build()
+    prompt = tokens(1, 9)[0].tolist()
+    drawn = list(generate(model, prompt, 12))
+    for token, log_probability in drawn:
+        with torch.no_grad():
+            log_probs = model.logits(model(torch.tensor([prompt])))[0, -1].log_softmax(-1)
+        assert token == int(log_probs.argmax())
+        assert log_probability == pytest.approx(float(log_probs[token]), abs=1e-4)
+        prompt.append(token)
+
+
+def test_sampling_follows_the_distribution_and_the_seed() -> None:
+    model = build()
+    prompt = tokens(1, 5)[0].tolist()
+    once, twice = (list(generate(model, prompt, 8, temperature=1.0, top_p=0.9, seed=4)) for _ in range(2))
+    assert once == twice
+    firsts = [next(generate(model, prompt, 1, temperature=1.0, top_p=0.5, seed=seed))[0] for seed in range(25)]
+    probabilities = model.logits(model(torch.tensor([prompt])))[0, -1].softmax(-1)
+    ordered = probabilities.sort(descending=True)
+    nucleus = ordered.indices[: int((ordered.values.cumsum(0) < 0.5).sum()) + 1].tolist()
+    assert set(firsts) <= set(nucleus) and len(set(firsts)) > 1
+
+
+def test_generation_stops_at_a_stop_id_and_refuses_what_does_not_fit() -> None:
+    model = build()
+    greedy = [token for token, _ in generate(model, [5, 6], 6)]
+    assert [token for token, _ in generate(model, [5, 6], 6, stop_ids={greedy[2]})] == greedy[
+        : greedy.index(greedy[2]) + 1
+    ]
+    with pytest.raises(KibanError, match="exceed the context of 128"):
+        next(generate(model, [1] * 120, 9))
+    with pytest.raises(KibanError, match="no token"):
+        next(generate(model, [], 9))
+
+
+@pytest.mark.parametrize("counts", [[2, 3, 1], [6, 0, 0], [0, 0, 6], [0, 6, 0]])
+def test_grouped_linear_is_one_linear_an_expert(counts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=generator, requires_grad=True)
+    w = torch.randn(3, 4, 5, generator=generator, requires_grad=True)
+    out = grouped_linear(x, w, torch.tensor(counts))
+    owners = [expert for expert, count in enumerate(counts) for _ in range(count)]
+    plain = torch.stack([w[expert] @ row for expert, row in zip(owners, x, strict=True)])
+    assert torch.allclose(out, plain, atol=1e-6)
+    ours = torch.autograd.grad(out.square().sum(), (x, w))
+    theirs = torch.autograd.grad(plain.square().sum(), (x, w))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_moe_layer_is_a_weighted_sum_over_chosen_experts() -> None:
+    layer = build().layers[1].mlp
+    assert isinstance(layer, MoE)
+    x = torch.randn(1, 11, 48, generator=torch.Generator().manual_seed(5))
+    weights, chosen = layer.gate(x[0])
+    rows = []
+    for token in range(11):
+        row = layer.shared_experts(x[0, token])
+        for weight, expert in zip(weights[token], chosen[token], strict=True):
+            gate, up = (layer.experts.gate_up_proj[expert] @ x[0, token]).chunk(2)
+            row = row + weight * (layer.experts.down_proj[expert] @ (F.silu(gate) * up))
+        rows.append(row)
+    assert torch.allclose(layer(x)[0], torch.stack(rows), atol=1e-5)
+
+
+def test_the_bias_moves_towards_balance() -> None:
+    model = build(routed_scaling_factor=1.0).train()
+    layer = model.layers[1].mlp
+    assert isinstance(layer, MoE)
+    layer.gate.e_score_correction_bias.copy_(torch.tensor([3.0, 3.0, 3.0, 0, 0, 0, 0, 0]))
+    x = tokens(4, 60)
+    spreads = []
+    for _ in range(80):
+        model(x)
+        load = model.update_routing_bias(0.1)[0].float()
+        spreads.append(float(load.std() / load.mean()))
+    assert spreads[0] > 1.0 and spreads[-1] < 0.35
+    assert not layer.load_E.any()
+
+
+@pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 7])
+def test_the_chunked_loss_and_its_gradients_are_those_of_cross_entropy(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(count, 8, generator=generator, requires_grad=True)
+    w = torch.randn(31, 8, generator=generator, requires_grad=True)
+    target = torch.randint(0, 31, (count,), generator=generator)
+    ours, plain = linear_cross_entropy(h, w, target), F.cross_entropy(h @ w.T, target)
+    assert torch.allclose(ours, plain, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad(2 * ours, (h, w)), torch.autograd.grad(2 * plain, (h, w)), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(linear_cross_entropy(h, w, target), plain, rtol=1e-5)
+
+
+def test_mtp_predicts_the_token_after_the_next() -> None:
+    model = build(num_nextn_predict_layers=1).train()
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    x_BX = torch.arange(33)[None] % 7 + torch.arange(4)[:, None]  # counts up by one: learnable at once
+    for _ in range(60):
+        loss, stats = model.loss(x_BX[:, :-1], x_BX[:, 1:])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert stats["loss"] < 0.5 and stats["mtp_loss"] < 0.7
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_sizes_that_are_promised(name: str) -> None:
+    config = preset(name)
+    with torch.device("meta"):
+        model = Transformer(config)
+    parameters = config.parameters()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters.total
+    low, high, active_low, active_high = SIZES[name]
+    assert low <= parameters.total <= high
+    assert active_low <= parameters.active <= active_high
+
+
+SIZES = {
+    "nano": (0, 12e6, 2e6, 4e6),
+    "tiny": (30e6, 40e6, 0, 40e6),
+    "small": (270e6, 330e6, 0, 330e6),
+    "base": (7.5e9, 8.5e9, 0.9e9, 1.1e9),
+    "large": (95e9, 105e9, 9.5e9, 10.5e9),
+    "trillion": (1.0e12, 1.1e12, 31e9, 33e9),
+}
+
+
+def test_an_unknown_preset_and_impossible_numbers_are_named() -> None:
+    with pytest.raises(KibanError, match="use one of nano, tiny"):
+        preset("huge")
+    with pytest.raises(ValueError, match="no multiple of n_group"):
+        small(n_group=3)

@@ -1,0 +1,96 @@
+"""Every command in the docs is run, in order, as it stands there."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.commands import KIBAN
+from tests.small import small_demo, small_training
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs/results/open-text.md"]
+
+# Not run here but by whoever runs these tests: .ci/run calls `make check`, `make test` and `make test-slow`, and
+# test_demo.py runs `make demo`. pre-commit's own installer writes into .git.
+ELSEWHERE = {"make demo", "make check", "make test", "make test-slow", "pre-commit install"}
+
+DOCUMENTS = {
+    "safety.txt": "作業を始める前に、必ず安全靴を着用してください。床が濡れている場合は、先に水を拭き取ります。\n" * 3,
+    "letter.md": "# お礼\n\n先日はお忙しいところ工場をご案内いただき、誠にありがとうございました。\n\n"
+    "検査工程の工夫が印象に残りました。\n",
+}
+
+
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [re.sub(r"\s{2,}#.*", "", line[2:]).strip() for line in lines]
+
+
+def test_the_pages_have_the_same_commands_in_both_languages() -> None:
+    assert commands("README.md") == commands("README.ja.md")
+    assert len(commands("README.md")) > 12
+
+
+def test_inline_commands_exist() -> None:
+    """`kiban ...` in running text names a command that there is."""
+    help_text = subprocess.check_output([KIBAN, "--help"], text=True)
+    for page in PAGES:
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for name in re.findall(r"`kiban ([a-z]+)", text):
+            assert f"  {name} " in help_text, f"{page}: kiban {name}"
+
+
+@pytest.mark.slow
+def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    (home / "documents").mkdir(parents=True)
+    for number in range(30):  # numbered, so that they are no duplicates of one another
+        for name, text in DOCUMENTS.items():
+            body = f"{text}点検番号は{number * 7919 % 1000}番、担当は{chr(0x4E00 + number * 37)}班です。\n{text[::-1]}"
+            (home / "documents" / f"{number}-{name}").write_text(body, encoding="utf-8")
+    (work / "recipes").mkdir(parents=True)
+    small_demo(work / "recipes" / "demo")
+    (work / "letter.txt").write_text("拝啓　時下ますますご清栄のこととお慶び申し上げます。", encoding="utf-8")
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{Path(KIBAN).parent}:{os.environ['PATH']}"}
+    subprocess.run([KIBAN, "run", "recipes/demo"], cwd=work, env=environment, check=True, capture_output=True)
+    for command in commands("README.md"):
+        if command in ELSEWHERE:
+            continue
+        if command.startswith("kiban run mine"):
+            small_training(work / "mine" / "kiban.toml")
+        if command.startswith("kiban serve"):
+            _serves(command, work, environment)
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=work, env=environment, input="", capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def _serves(command: str, work: Path, environment: dict[str, str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([*shlex.split(command), "--port", str(port)], cwd=work, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
+                    assert answer.status == 200
+                    return
+            except OSError:
+                assert time.monotonic() < deadline and server.poll() is None
+                time.sleep(0.2)
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -1,0 +1,125 @@
+"""Every string round-trips, and every export gives the same ids."""
+
+import base64
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kiban.artifacts.errors import KibanError
+from kiban.tokenizer.bpe import PATTERN, Tokenizer
+from kiban.tokenizer.special import SPECIAL
+
+TEXTS = [
+    "春はあけぼの。やうやう白くなりゆく山ぎは、すこしあかりて、紫だちたる雲のほそくたなびきたる。",
+    "点検の結果、ポンプ3号機の軸受から異音を確認しました。交換部品はベアリング6204です。",
+    "いつもお世話になっております。先日のお打ち合わせの件、ご確認いただけますでしょうか。",
+    "def main(argv: list[str]) -> int:\n    return len(argv)\n\n\tfor x in range(10):\n        print(x)\n",
+    "The quick brown fox jumps over the lazy dog. 1234567890 ①②③ ㎡ １２３ ｱｲｳ",
+] * 20
+VOCABULARY = 480
+
+characters = st.one_of(
+    st.sampled_from(
+        "日本語の処理はむずかしい、！？。「」ーヶ々〆アイウｱｲｳabc DEF 123 ４５６\n\r\t é 한😀㎡①　葛\U000e0100\x00"
+    ),
+    st.characters(exclude_categories=["Cs"]),
+)
+strings = st.text(characters, max_size=60)
+
+
+@cache
+def trained() -> Tokenizer:
+    return Tokenizer.train(TEXTS, VOCABULARY)
+
+
+@cache
+def hugging_face() -> "object":
+    return trained().hugging_face()
+
+
+@settings(max_examples=500)
+@given(strings)
+def test_every_string_round_trips_and_both_libraries_agree(text: str) -> None:
+    ids = trained().encode(text)
+    assert trained().decode(ids) == text
+    assert hugging_face().encode(text, add_special_tokens=False).ids == ids
+
+
+def test_the_pieces_together_are_the_text() -> None:
+    import regex
+
+    for text in [*TEXTS[:5], "".join(map(chr, range(0x3000, 0x3100))), "\u200d\ufe0f\u3099か\u3099"]:
+        assert "".join(match.group() for match in regex.finditer(PATTERN, text)) == text
+
+
+def test_what_looks_special_in_a_document_is_text() -> None:
+    ids = trained().encode("<|eos|>と<|user|>")
+    assert not set(ids) & set(SPECIAL.values())
+    assert trained().decode(ids) == "<|eos|>と<|user|>"
+
+
+def test_a_lone_surrogate_is_refused_and_null_is_not() -> None:
+    with pytest.raises(KibanError, match="character 2 of the text is a lone surrogate"):
+        trained().encode("ab\ud800c")
+    assert trained().decode(trained().encode("a\0b")) == "a\0b"
+
+
+def test_long_and_repeated_text() -> None:
+    for text in ["あ" * 100_000, " " * 50_000, "0" * 50_000, "\n" * 50_000]:
+        assert trained().decode(trained().encode(text)) == text
+
+
+def test_files_are_read_back_by_every_library(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    trained().save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    lines = (tmp_path / "ranks.tiktoken").read_bytes().splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+    plain = tiktoken.Encoding("test", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    for text in TEXTS[:5]:
+        ids = Tokenizer.load(tmp_path).encode(text)
+        assert theirs.encode(text, add_special_tokens=False) == ids == plain.encode(text)
+    messages = [
+        {"role": "system", "content": "丁寧に答えてください。"},
+        {"role": "user", "content": "こんにちは"},
+    ]
+    assert theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == trained().chat_tokens(
+        messages
+    )
+    assert len(theirs) == trained().vocab_size == VOCABULARY
+
+
+def test_training_is_deterministic() -> None:
+    assert Tokenizer.train(TEXTS, VOCABULARY).merges == trained().merges
+
+
+def test_a_vocabulary_that_the_text_does_not_support_is_refused() -> None:
+    with pytest.raises(KibanError, match=r"supports a vocabulary of \d+, not 50000"):
+        Tokenizer.train(TEXTS, 50_000)
+    with pytest.raises(KibanError, match="holds no merge"):
+        Tokenizer.train(TEXTS, 300)
+
+
+def test_a_tokenizer_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"merges": []}, "added_tokens": []}')
+    with pytest.raises(KibanError, match="not a tokenizer made by Kiban"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(KibanError, match="role 'robot' is not known"):
+        trained().chat_tokens([{"role": "robot", "content": "?"}])
+
+
+def test_real_text_round_trips_and_both_libraries_agree(kiban_data: Path) -> None:
+    for path in sorted((kiban_data / "smoke").rglob("*.*")):
+        data = path.read_bytes()
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = data.decode("cp932")
+        ids = trained().encode(text)
+        assert trained().decode(ids) == text
+        assert hugging_face().encode(text, add_special_tokens=False).ids == ids

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kiban.artifacts.errors import KibanError
+from kiban.tokenizer import packing
+from kiban.tokenizer.bpe import Tokenizer
+from kiban.tokenizer.packing import TokenStore, pack
+from tests.tokenizer.test_bpe import TEXTS, VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, VOCABULARY)
+
+
+def documents(number: int) -> list[tuple[str, str, str]]:
+    return [(f"id{i}", "abc"[i % 3], TEXTS[i % 5] * (i % 4)) for i in range(number)]
+
+
+def test_every_token_leads_to_its_document_and_back(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "SHARD_TOKENS", 1000)  # so that documents and windows cross shards
+    given = documents(300)
+    totals = list(pack(tokenizer, given, tmp_path))
+    store = TokenStore.open(tmp_path)
+    assert len(list(tmp_path.glob("shard-*.bin"))) > 10
+    assert totals[-1] == store.total and totals == sorted(totals)
+    whole = store.window(0, store.total)
+    offset = 0
+    for document_id, source, text in given:
+        start, length = store.find(document_id) or (-1, -1)
+        assert start == offset
+        ids = whole[start : start + length].tolist()
+        assert (ids[0], ids[-1]) == (tokenizer.bos_id, tokenizer.eos_id)
+        assert tokenizer.decode(ids[1:-1]) == text
+        assert store.documents(start, start + length) == [(document_id, source, start, length)]
+        offset += length
+    assert offset == store.total
+    for start in range(0, store.total - 777, 501):
+        assert np.array_equal(store.window(start, 777), whole[start : start + 777])
+        names = [place.id for place in store.documents(start, start + 777)]
+        expected = [d[0] for d in given if (p := store.find(d[0])) and p[0] < start + 777 and p[0] + p[1] > start]
+        assert names == expected
+    assert store.find("absent") is None
+
+
+def test_packing_again_over_leftovers_gives_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for name, number in (("a", 50), ("b", 300), ("b", 50)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        list(pack(tokenizer, documents(number), tmp_path / name))
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_truncated_missing_and_empty_shards_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    list(pack(tokenizer, documents(20), tmp_path))
+    shard = tmp_path / "shard-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(KibanError, match="pack the tokens again"):
+        TokenStore.open(tmp_path)
+    shard.unlink()
+    with pytest.raises(KibanError, match="holds 0 bytes"):
+        TokenStore.open(tmp_path)
+    list(pack(tokenizer, [], tmp_path))
+    with pytest.raises(KibanError, match="holds no token"):
+        TokenStore.open(tmp_path)
+
+
+def test_a_window_outside_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    list(pack(tokenizer, documents(20), tmp_path))
+    store = TokenStore.open(tmp_path)
+    assert len(store.window(store.total, 0)) == 0
+    with pytest.raises(KibanError, match="were asked for"):
+        store.window(store.total - 1, 2)

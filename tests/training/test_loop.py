@@ -1,0 +1,130 @@
+"""The loop on a tiny model: it learns, and whatever stops it, it goes on to the same losses, bit by bit."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kiban.artifacts.errors import KibanError
+from tests.training import tiny
+
+SAME = ("step", "tokens", "loss", "lr", "grad_norm", "expert_load_max")
+
+
+def trace(folder: Path) -> list[tuple[float, ...]]:
+    """What must not depend on interruptions."""
+    return [tuple(json.loads(line)[key] for key in SAME) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    tiny.run(folder)
+    return folder
+
+
+def test_it_learns(whole: Path) -> None:
+    losses = [step[2] for step in trace(whole)]
+    assert len(losses) == 40
+    assert losses[0] == pytest.approx(6.0, abs=0.3)  # ln 400
+    assert sum(losses[-5:]) / 5 < 4.0
+    line = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
+    assert line["tokens"] == 32 * 4 * 40 and line["tokens_per_s"] > 0 and 0 < line["mfu"] < 1
+
+
+def test_another_seed_gives_another_run(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    tiny.run(tmp_path, seed=1)
+    assert trace(tmp_path) != trace(whole)
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    return subprocess.Popen([sys.executable, "-m", "tests.training.tiny", str(folder)], env=environment)
+
+
+def wait_for_steps(folder: Path, number: int) -> None:
+    deadline = time.monotonic() + 60
+    log = folder / "log.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= number):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_killed_run_goes_on_bit_by_bit(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    for steps in (5, 20):
+        process = start(tmp_path)
+        wait_for_steps(tmp_path, steps)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    tiny.run(tmp_path)
+    assert trace(tmp_path) == trace(whole)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    rng = random.Random(5)
+    for _ in range(20):
+        process = start(tmp_path)
+        try:
+            process.wait(rng.uniform(1.5, 5.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    tiny.run(tmp_path)
+    assert trace(tmp_path) == trace(whole)
+
+
+def test_sigterm_saves_the_present_step(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    process = start(tmp_path)
+    wait_for_steps(tmp_path, 3)
+    process.terminate()
+    process.wait(30)
+    done = len(trace(tmp_path))
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"step-{done:08d}"
+    tiny.run(tmp_path)
+    assert trace(tmp_path) == trace(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    process = start(tmp_path)
+    wait_for_steps(tmp_path, 12)
+    process.kill()
+    process.wait()
+    newest = max((tmp_path / "checkpoints").glob("step-*"))
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(bytes(content))
+    tiny.run(tmp_path)
+    assert trace(tmp_path) == trace(whole)
+
+
+def test_other_data_in_the_same_run_is_refused(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(KibanError, match="other data or settings .* delete"):
+        tiny.run(tmp_path, learning_rate=1e-4)
+
+
+def test_a_loss_that_is_no_number_names_the_documents(tmp_path: Path) -> None:
+    with pytest.raises(KibanError, match="lower learning_rate.*documents of that step: id"):
+        tiny.run(tmp_path, learning_rate=1e6, grad_clip=1e9, warmup_share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"sequence_length": 128}, "exceeds the model's context of 64"), ({"tokens": 0}, "more than 0")],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, settings: dict[str, int], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        tiny.run(tmp_path, **settings)
