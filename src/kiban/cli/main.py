@@ -3,11 +3,10 @@
 Exit codes: 0 done; 1 the answer is no (not verified, not found); 2 something a person can mend; 130 interrupted.
 """
 
-import json
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,11 +32,6 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
     pass
-
-
-def print_json(value: Any) -> None:
-    """Standard output of every `--json`: one JSON value, keys sorted, Japanese as it is."""
-    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True))
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import Artifact, Store
+from kiban.cli.show import print_json
 from kiban.programme import graph, runner
 from kiban.programme.settings import Programme, load
 
@@ -66,7 +67,6 @@ def status(
 
     Example: kiban status recipes/demo --json
     """
-    from kiban.cli.main import print_json
     from kiban.console.terminal import status_table
 
     programme = load(folder)

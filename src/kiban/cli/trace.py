@@ -9,7 +9,7 @@ import typer
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.order import position_of
 from kiban.artifacts.store import Artifact
-from kiban.cli.main import print_json
+from kiban.cli.show import print_json
 from kiban.programme import graph, runner
 from kiban.programme.settings import load
 
