@@ -12,12 +12,13 @@ from kiban.tokenizer.packing import TokenStore, pack
 from kiban.training.loop import Run, train
 from kiban.training.settings import TrainingSettings
 
+VOCABULARY = 360
 SETTINGS = {"sequence_length": 32, "batch_sequences": 4, "tokens": 32 * 4 * 40, "threads": 1}
 
 
 def config(**changes: int | None) -> ModelConfig:
     numbers: dict[str, int | float | None] = {
-        "vocab_size": 400,
+        "vocab_size": VOCABULARY,
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "intermediate_size": 64,
@@ -47,7 +48,7 @@ def texts(number: int = 60) -> list[str]:
 
 def pack_texts(folder: Path) -> TokenStore:
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer.train(texts(), 400)
+    tokenizer = Tokenizer.train(texts(), VOCABULARY)
     tokenizer.save(folder)
     list(pack(tokenizer, ((f"id{i}", "test", text) for i, text in enumerate(texts())), folder))
     return TokenStore.open(folder)

@@ -12,6 +12,15 @@ import typer
 
 from kiban import __version__
 from kiban.artifacts.errors import KibanError
+from kiban.cli.eval import app as eval_app
+from kiban.cli.export import export
+from kiban.cli.init import init
+from kiban.cli.robot import app as robot_app
+from kiban.cli.run import report, run, status
+from kiban.cli.serve import chat, serve
+from kiban.cli.trace import trace
+from kiban.cli.train import tokens, train
+from kiban.cli.verify import verify
 
 app = typer.Typer(
     name="kiban",
@@ -21,6 +30,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat):
+    app.command()(command)
+app.add_typer(eval_app, name="eval")
+app.add_typer(robot_app, name="robot")
 
 
 def _version(wanted: bool) -> None:

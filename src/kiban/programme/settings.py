@@ -14,9 +14,10 @@ from kiban.artifacts.stage import Settings
 from kiban.corpus.stage import CorpusSettings, SourceSettings
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
+from kiban.model.presets import PRESETS
 from kiban.robotics.stage import RobotSettings
 from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
-from kiban.training.stage import TrainingSettings
+from kiban.training.settings import TrainingSettings
 
 PROGRAMME_FILE = "kiban.toml"
 
@@ -81,14 +82,27 @@ def load(path: Path) -> Programme:
         raise KibanError(f"{file}: not UTF-8; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise KibanError(f"{file}: not TOML: {error}") from None
-    for table in ("training", "tokenizer"):  # derived from the one dial, unless said otherwise
-        tables.setdefault(table, {}).setdefault("preset", tables.get("model", {}).get("preset", "nano"))
+    _derive(tables)
     try:
         programme = Programme.model_validate({**tables, "folder": file.parent.absolute()})
     except ValidationError as error:
         raise KibanError(_for_people(file, text, error)) from None
     _check_names(file, programme)
     return programme
+
+
+def _derive(tables: dict[str, Any]) -> None:
+    """Fills in what follows from the one dial and the programme's seed, unless the file says otherwise."""
+    name = tables.get("model", {}).get("preset", "nano")
+    seed = tables.get("programme", {}).get("seed", 0)
+    derived = {"training": {"preset": name, "seed": seed}}
+    if name in PRESETS:
+        derived["tokenizer"] = {"vocabulary": PRESETS[name].vocabulary}
+    if "robot" in tables:
+        derived["robot"] = {"seed": seed}
+    for table, values in derived.items():
+        if isinstance(tables.setdefault(table, {}), dict):
+            tables[table] = values | tables[table]
 
 
 def resolve(written: str, folder: Path, what: str) -> Path:
@@ -100,7 +114,7 @@ def resolve(written: str, folder: Path, what: str) -> Path:
     expanded = os.path.expandvars(written)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
-        raise KibanError(f"{what}: path '{written}' needs the environment variable {unset[1]}, which is not set; set it")
+        raise KibanError(f"{what}: '{written}' needs the environment variable {unset[1]}, which is not set; set it")
     return folder / Path(expanded).expanduser()
 
 
@@ -167,9 +181,10 @@ def _line_of(text: str, where: list[Any]) -> int | None:
         return None
     nth = next((part for part in where if isinstance(part, int)), 0)
     lines = text.splitlines()
-    headers = [i for i, line in enumerate(lines) if re.match(rf"\s*\[+\s*{re.escape(tables[0])}\s*(\.|\])", line)]
+    table = re.escape(tables[0])
+    headers = [i for i, line in enumerate(lines) if re.match(rf"\s*\[+\s*{table}\s*(\.|\])", line)]
     if not headers:
-        return next((i + 1 for i, line in enumerate(lines) if re.match(rf"\s*{re.escape(tables[0])}\s*[.=]", line)), None)
+        return next((i + 1 for i, line in enumerate(lines) if re.match(rf"\s*{table}\s*[.=]", line)), None)
     start = headers[min(nth, len(headers) - 1)]
     for key in reversed(tables[1:]):
         for i in range(start + 1, len(lines)):

@@ -7,6 +7,7 @@ at two to three times the speed. Every string round-trips, since all that is not
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tokenizers
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
+from kiban.artifacts.hashing import canonical_json, sha256_bytes
 from kiban.tokenizer.special import (
     BOS,
     CHAT_TEMPLATE,
@@ -28,20 +30,27 @@ from kiban.tokenizer.special import (
     SPECIAL,
 )
 
-# Pieces within which merges may happen. Japanese runs of letters stay whole, so that kanji, okurigana and particles can
-# merge; what a merge should never cross is cut off: digits in threes, punctuation, line ends. Both regex engines that
-# read this (Oniguruma in `tokenizers`, Rust's fancy-regex in tiktoken) give the same pieces: a property test.
+# Pieces within which merges may happen, tried in this order at every place. A piece of Japanese is a word with what hangs
+# on it: kanji or katakana, the hiragana after them (okurigana, particles), and one closing mark. A cut falls only where
+# hiragana ends and the next word begins. That compresses better than whole runs of Japanese (1.71 against 1.59 characters
+# a token on novels, vocabulary 8192) and keeps the distinct pieces, and so the memory of training, at two thirds.
+# No look-around: both engines that read this (Oniguruma in `tokenizers`, a backtracking one in tiktoken) then take linear
+# time and give the same pieces.
+_HAN = r"[\p{Han}\u3006\u30F5\u30F6]"  # with 〆 ヵ ヶ, as in 一ヶ月
+_HIRAGANA = r"[\p{Hiragana}\u30FC\u3099\u309A]"  # with ー and combining dakuten
+_KATAKANA = r"[\p{Katakana}\u30FC\u3099\u309A\uFF70\uFF9E\uFF9F]"  # half-width marks too
+_CLOSING = "[、。」]?"
 PATTERN = "|".join(
     (
-        r"[^\S\r\n]?[A-Za-z\u00C0-\u024F]+",  # a Latin word with the blank before it
+        f"{_KATAKANA}+{_HIRAGANA}*{_CLOSING}",
+        f"{_HAN}*{_HIRAGANA}+{_CLOSING}",
+        f"{_HAN}+{_CLOSING}",
+        r"[^\r\n\p{L}\p{N}]?[A-Za-z\u00C0-\u024F]+",  # a Latin word with the blank or the mark before it
         r"\p{N}{1,3}",
-        r"[\p{Han}\p{Hiragana}\u30FC\u3005\u3006\u30F6]+",  # kanji and hiragana, with ー 々 〆 ヶ
-        r"[\p{Katakana}\u30FC]+",
-        r"[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\p{L}\p{M}*",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # punctuation, symbols, with the line end after them
+        r"[\p{L}\p{M}]+",  # letters of other scripts
         r"\s*[\r\n]+",
         r"\s+",
-        r"[\s\S]",
     )
 )
 
@@ -52,6 +61,8 @@ def _byte_characters() -> dict[int, str]:
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
+
+_NONE: frozenset[str] = frozenset()
 
 BYTE_CHARACTER = _byte_characters()
 CHARACTER_BYTE = {character: byte for byte, character in BYTE_CHARACTER.items()}
@@ -74,28 +85,31 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return FIRST_MERGE + len(self.merges)
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what determines the ids: packed tokens carry it, so that no other tokenizer reads them."""
+        spelt = [[_spell(left), _spell(right)] for left, right in self.merges]
+        return sha256_bytes(canonical_json({"pattern": PATTERN, "special": SPECIAL, "merges": spelt}))
+
     def encode(self, text: str) -> list[int]:
         """Token ids. What looks like a special token is text like any other.
 
         Raises:
             KibanError: for a lone surrogate, which no UTF-8 text holds.
         """
+        return self._encode(text).tolist()
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """uint32 arrays, one a text. Raises as `encode` does."""
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> np.ndarray:
         try:
-            text.encode()
+            return self._encoding.encode_to_numpy(text, allowed_special=_NONE, disallowed_special=_NONE)
         except UnicodeEncodeError as error:
             raise KibanError(
                 f"character {error.start} of the text is a lone surrogate; repair the text first"
             ) from None
-        return self._encoding.encode_ordinary(text)
-
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """uint32 arrays, one a text."""
-        if threads > 1:
-            return [
-                np.array(ids, np.uint32)
-                for ids in self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
-            ]
-        return [np.array(self._encoding.encode_ordinary(text), np.uint32) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; incomplete characters come out as U+FFFD. See `decode_bytes`."""
@@ -167,11 +181,14 @@ class Tokenizer:
         return Tokenizer([(_unspell(left), _unspell(right)) for left, right in merges])
 
     @staticmethod
-    def train(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
-        """Learns merges until the vocabulary is full.
+    def train(texts: Iterable[str], vocabulary: int, may_be_smaller: bool = False) -> "Tokenizer":
+        """Learns merges until the vocabulary is full. The same texts give the same merges.
+
+        Texts are read once, in order; memory grows with the number of distinct pieces.
 
         Raises:
-            KibanError: if it has no room for merges, or the text has too few pairs for it.
+            KibanError: if the vocabulary has no room for merges, or the text has too few pairs that occur twice for it
+                (unless it `may_be_smaller`).
         """
         if vocabulary <= FIRST_MERGE:
             raise KibanError(f"a vocabulary of {vocabulary} holds no merge; take more than {FIRST_MERGE}")
@@ -185,7 +202,7 @@ class Tokenizer:
         learner.train_from_iterator(texts, trainer)
         learnt: dict[str, Any] = json.loads(learner.to_str())["model"]
         merges = [(_unspell(left), _unspell(right)) for left, right in learnt["merges"]]
-        if len(merges) < vocabulary - FIRST_MERGE:
+        if len(merges) < vocabulary - FIRST_MERGE and not may_be_smaller:
             raise KibanError(
                 f"this text supports a vocabulary of {FIRST_MERGE + len(merges)}, not {vocabulary}; "
                 "lower `vocabulary` in [tokenizer], or add text"

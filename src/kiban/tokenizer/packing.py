@@ -5,19 +5,24 @@ Each document stands as <|bos|> tokens <|eos|>. Offsets are global: they count t
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
+from kiban.artifacts.hashing import sha256_bytes, sha256_file
 from kiban.tokenizer.bpe import Tokenizer
 
 SHARD_TOKENS = 256 * 1024**2 // 4
-BATCH_DOCUMENTS = 256
+BATCH_CHARACTERS = 1_000_000  # encoded at a time; with ROW_GROUP, what bounds the memory of packing
+ROW_GROUP = 65_536  # documents
+TOKENS = "tokens.json"
 INDEX = "documents.parquet"
 
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("start", pa.int64()), ("length", pa.int64())])
@@ -36,41 +41,56 @@ def pack(tokenizer: Tokenizer, documents: Iterable[tuple[str, str, str]], folder
     """Writes the shards and the index; yields the number of tokens so far after every batch of documents.
 
     Args:
-        documents: (id, source, text).
+        documents: (id, source, text). Read once; no more than a batch is held.
+
+    Raises:
+        KibanError: naming the document that cannot be encoded.
     """
-    writer = _Writer(folder)
+    count = 0
     rows: list[Place] = []
+    writer = _Writer(folder)
+    with pq.ParquetWriter(folder / INDEX, SCHEMA, compression="zstd") as index:
+        for batch in _batches(documents):
+            for document_id, source, text in batch:
+                try:
+                    ids = tokenizer.encode_batch([text])[0]
+                except KibanError as error:
+                    raise KibanError(f"document {document_id} of {source}: {error}") from None
+                rows.append(Place(document_id, source, writer.total, len(ids) + 2))
+                writer.write(np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype("<u4"))
+            count += len(batch)
+            if len(rows) >= ROW_GROUP:
+                index.write_table(_table(rows))
+                rows = []
+            yield writer.total
+        index.write_table(_table(rows))
+    writer.close()
+    content = {
+        "total": writer.total,
+        "documents": count,
+        "vocabulary": tokenizer.vocab_size,
+        "tokenizer": tokenizer.digest,
+        "shards": writer.sizes,
+        "version": 1,
+    }
+    write_json(folder / TOKENS, content)
+
+
+def _batches(documents: Iterable[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
     batch: list[tuple[str, str, str]] = []
+    characters = 0
     for document in documents:
         batch.append(document)
-        if len(batch) == BATCH_DOCUMENTS:
-            rows += _append(writer, tokenizer, batch)
-            batch = []
-            yield writer.total
-    rows += _append(writer, tokenizer, batch)
-    writer.close()
-    table = pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
-    pq.write_table(table, folder / INDEX, compression="zstd")
-    write_json(
-        folder / "tokens.json",
-        {
-            "total": writer.total,
-            "documents": len(rows),
-            "vocabulary": tokenizer.vocab_size,
-            "shards": writer.sizes,
-            "version": 1,
-        },
-    )
-    yield writer.total
+        characters += len(document[2])
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch
 
 
-def _append(writer: "_Writer", tokenizer: Tokenizer, batch: list[tuple[str, str, str]]) -> list[Place]:
-    places = []
-    encoded = tokenizer.encode_batch([text for _, _, text in batch])
-    for (document_id, source, _), ids in zip(batch, encoded, strict=True):
-        places.append(Place(document_id, source, writer.total, len(ids) + 2))
-        writer.write(np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype("<u4"))
-    return places
+def _table(rows: list[Place]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
+    return pa.table([pa.array(list(c), f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
 @dataclass
