@@ -1,0 +1,150 @@
+"""Minimal pairs where the language is regular: composed from tables, so that every form is right in as many pairs as it is
+wrong. A model that merely prefers a form, or the shorter sentence, stays at chance.
+
+`python -m kiban.evaluation.pairs` writes data/keigo.jsonl, joshi.jsonl and josuushi.jsonl: these pairs, and behind them
+those of data/by-hand.jsonl.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+
+Pair = tuple[str, str, str, str]  # good, bad, phenomenon, rationale
+
+# Respectful and humble past forms of the same act, with what it is done to. Respectful forms raise who acts, humble forms
+# lower the speaker who acts: who the subject is decides which one is right.
+ACTS = (
+    ("図面を", "ご覧になりました", "拝見しました"),
+    ("報告書を", "お読みになりました", "拝読しました"),
+    ("お茶を", "召し上がりました", "いただきました"),
+    ("そのように", "おっしゃいました", "申し上げました"),
+    ("京都へ", "いらっしゃいました", "参りました"),
+    ("ご本人に", "お会いになりました", "お目にかかりました"),
+    ("資料を", "お借りになりました", "拝借しました"),
+    ("司会を", "なさいました", "いたしました"),
+    ("記念品を", "お受け取りになりました", "頂戴しました"),
+    ("荷物を", "お持ちになりました", "お持ちしました"),
+)
+# Each pair of subjects, one to raise and one of the speaker's side, makes two pairs of an act.
+SUBJECTS = (
+    ("先生は", "私は"),
+    ("お客様は", "わたくしどもは"),
+    ("御社の会長は", "弊社の担当者は"),
+    ("来賓の皆様は", "係の者は"),
+    ("奥様は", "うちの息子は"),
+)
+
+# Place or object, with the particle that the verb asks for, one that it does not allow, and the verb.
+PARTICLES = (
+    ("山道", "を", "に", "歩く"),
+    ("橋", "を", "に", "渡る"),
+    ("角", "を", "に", "曲がる"),
+    ("空", "を", "に", "飛び回る"),
+    ("大学", "を", "に", "卒業する"),
+    ("家", "を", "に", "飛び出す"),
+    ("バス", "を", "に", "降りる"),
+    ("列車", "に", "を", "乗り込む"),
+    ("港", "に", "を", "到着する"),
+    ("友人", "に", "を", "会う"),
+    ("先輩", "に", "を", "相談する"),
+    ("試験", "に", "を", "合格する"),
+    ("規則", "に", "を", "従う"),
+    ("壁", "に", "を", "ぶつかる"),
+    ("図書館", "で", "に", "勉強する"),
+    ("工場", "で", "に", "働く"),
+    ("食堂", "で", "に", "食べる"),
+    ("運動場", "で", "に", "走り回る"),
+    ("棚", "に", "で", "載せる"),
+    ("東京", "に", "で", "住む"),
+    ("椅子", "に", "で", "腰掛ける"),
+    ("机", "に", "で", "置く"),
+    ("足音", "が", "を", "聞こえる"),
+    ("水", "が", "を", "足りない"),
+    ("海", "が", "を", "見える"),
+    ("英語", "が", "を", "得意だ"),
+    ("新聞", "を", "が", "配る"),
+    ("約束", "を", "が", "守る"),
+    ("部品", "を", "が", "並べる"),
+    ("火", "を", "が", "消す"),
+)
+BEFORE = ("うちの妹は", "きのう会った人も", "みんなが言うには、彼は")
+
+# Counters with what they count; each counter is the wrong one for the things of the next row, and never acceptable there.
+COUNTERS = (
+    ("本", ("鉛筆", "傘", "ネクタイ")),
+    ("枚", ("切符", "座布団", "ハンカチ")),
+    ("台", ("自転車", "冷蔵庫", "扇風機")),
+    ("冊", ("辞書", "雑誌", "絵本")),
+    ("匹", ("金魚", "子猫", "かぶと虫")),
+    ("足", ("靴下", "長靴", "革靴")),
+    ("着", ("背広", "作業服", "ドレス")),
+    ("軒", ("空き家", "本屋", "農家")),
+    ("通", ("手紙", "招待状", "封書")),
+    ("頭", ("乳牛", "象", "馬")),
+)
+NUMBERS = ("三", "六", "八")
+SEEN = ("{thing}を{number}{counter}だけ数えた", "そこには{thing}が{number}{counter}あるはずだ", "写真に{thing}が{number}{counter}写っている")
+
+
+def keigo() -> Iterator[Pair]:
+    for manner, respectful, humble in ACTS:
+        for raised, own in SUBJECTS:
+            yield (
+                f"{raised}{manner}{respectful}。",
+                f"{raised}{manner}{humble}。",
+                "尊敬語の向き",
+                "相手や目上の人の動作なので尊敬語を使う",
+            )
+            yield (
+                f"{own}{manner}{humble}。",
+                f"{own}{manner}{respectful}。",
+                "謙譲語の向き",
+                "自分の側の動作なので謙譲語を使う",
+            )
+
+
+def joshi() -> Iterator[Pair]:
+    for place, right, wrong, verb in PARTICLES:
+        for before in BEFORE:
+            yield (
+                f"{before}{place}{right}{verb}。",
+                f"{before}{place}{wrong}{verb}。",
+                f"{right}と{wrong}",
+                f"「{verb}」は「{place}{right}」をとる",
+            )
+
+
+def josuushi() -> Iterator[Pair]:
+    for row, (counter, things) in enumerate(COUNTERS):
+        wrong = COUNTERS[row - 1][0]
+        for thing, number, frame in zip(things, NUMBERS, SEEN, strict=True):
+            for template in (frame, SEEN[(SEEN.index(frame) + 1) % 3]):
+                yield (
+                    template.format(thing=thing, number=number, counter=counter) + "。",
+                    template.format(thing=thing, number=number, counter=wrong) + "。",
+                    f"「{counter}」で数えるもの",
+                    f"{thing}は「{counter}」で数え、「{wrong}」では数えない",
+                )
+
+
+def rows(suite: str) -> list[dict[str, str]]:
+    """All pairs of a suite: by templates, then by hand."""
+    composed = {"keigo": keigo, "joshi": joshi, "josuushi": josuushi}[suite]()
+    by_hand = [json.loads(line) for line in (DATA / "by-hand.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [*composed, *((r["good"], r["bad"], r["phenomenon"], r["rationale"]) for r in by_hand if r["suite"] == suite)]
+    return [
+        {"id": f"{suite}-{number:04}", "good": good, "bad": bad, "phenomenon": phenomenon, "rationale": rationale}
+        for number, (good, bad, phenomenon, rationale) in enumerate(pairs, 1)
+    ]
+
+
+def main() -> None:
+    for suite in ("keigo", "joshi", "josuushi"):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(suite))
+        (DATA / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
