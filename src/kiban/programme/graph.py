@@ -37,7 +37,7 @@ def nodes(programme: Programme) -> list[Node]:
         Node(f"source.{s.name}", source, s.model_copy(update={"location": locations.get(s.name)}), {})
         for s in programme.sources
     ]
-    corpus_settings = programme.corpus.model_copy(update={"locations": locations})
+    corpus_settings = programme.corpus.model_copy(update={"locations": locations, "folder": str(programme.folder)})
     graph = [
         *sources,
         Node("corpus", corpus, corpus_settings, {"sources": tuple(node.name for node in sources)}),

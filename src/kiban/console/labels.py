@@ -1,0 +1,203 @@
+"""What the names in manifests are called in Japanese and English. A name that is not here is shown as it is."""
+
+from collections.abc import Collection
+
+from kiban.artifacts.rights import ANYWHERE, USES
+from kiban.console.words import Both, joined, same
+
+REASONS = {
+    "contaminated": Both("評価データの混入", "holds an evaluation text"),
+    "cut_off_lines": Both("途中で切れた行が多い", "many cut-off lines"),
+    "duplicate_exact": Both("完全な重複", "exact duplicate"),
+    "duplicate_near": Both("ほぼ同じ文書の重複", "near duplicate"),
+    "few_hiragana": Both("ひらがなが少ない", "few hiragana"),
+    "malformed": Both("書式の誤り", "malformed"),
+    "many_digits": Both("数字が多い", "many digits"),
+    "many_katakana": Both("カタカナが多い", "many katakana"),
+    "mojibake": Both("文字化け", "mojibake"),
+    "no_text": Both("本文がない", "no text"),
+    "not_a_file": Both("通常のファイルではない", "not a plain file"),
+    "not_japanese": Both("日本語ではない", "not Japanese"),
+    "one_character_run": Both("同じ文字の連続", "run of one character"),
+    "repeated_lines": Both("同じ行の繰り返し", "repeated lines"),
+    "repetition": Both("同じ表現の繰り返し", "repetition"),
+    "too_large": Both("大きすぎる", "too large"),
+    "undecodable": Both("文字コードの誤り", "cannot be decoded"),
+    "withdrawn": Both("提供者による取り下げ", "withdrawn by its partner"),
+}
+
+CATEGORIES = {
+    "card": Both("カード番号", "Card numbers"),
+    "email": Both("メールアドレス", "E-mail addresses"),
+    "my_number": Both("個人番号（マイナンバー）", "My Number"),
+    "phone": Both("電話番号", "Telephone numbers"),
+    "postcode": Both("郵便番号", "Postcodes"),
+}
+
+REGISTERS = {
+    "business mail": Both("業務メール", "business mail"),
+    "dialogue": Both("対話", "dialogue"),
+    "encyclopaedic": Both("百科事典", "encyclopaedic"),
+    "formal letter": Both("儀礼文", "formal letter"),
+    "legal": Both("法令", "legal"),
+    "literary": Both("文学", "literary"),
+    "maintenance report": Both("保全報告", "maintenance report"),
+    "minutes": Both("議事録", "minutes"),
+    "plain": Both("常体", "plain"),
+    "polite": Both("敬体", "polite"),
+    "robot instruction": Both("ロボットへの指示", "robot instruction"),
+    "safety notice": Both("安全上の注意", "safety notice"),
+    "technical": Both("技術文書", "technical"),
+    "work instruction": Both("作業手順", "work instruction"),
+}
+
+USE_NAMES = {
+    "pretrain": Both("事前学習", "pretraining"),
+    "finetune": Both("追加学習", "fine-tuning"),
+    "evaluate": Both("評価", "evaluation"),
+    "generate": Both("生成", "generation"),
+    "redistribute": Both("再配布", "redistribution"),
+    "serve": Both("サービス提供", "serving"),
+}
+
+LICENCES = {
+    "public-domain": Both("パブリックドメイン", "public domain"),
+    "not-subject-to-copyright": Both("著作権の対象外", "not subject to copyright"),
+    "proprietary": Both("個別の利用許諾", "proprietary"),
+}
+
+OBLIGATIONS = {
+    "keep-colophon-when-redistributed-as-is": Both(
+        "そのまま再配布する場合は奥付を残すこと", "keep the colophon when redistributing as is"
+    ),
+    "no-identification": Both("個人の特定の禁止", "no identification of persons"),
+    "no-impersonation": Both("なりすましの禁止", "no impersonation"),
+    "respect-speakers-rights-when-estimating-attributes": Both(
+        "属性を推定する場合は話者の権利を尊重すること", "respect the speakers' rights when estimating attributes"
+    ),
+}
+
+SUITES = {
+    "bits-per-character": Both("1字あたりビット数", "Bits per character"),
+    "keigo": Both("敬語（尊敬語・謙譲語）", "Keigo: honorifics"),
+    "joshi": Both("助詞", "Joshi: particles"),
+    "josuushi": Both("助数詞", "Josūshi: counters"),
+    "keico": Both("KeiCO（敬語の度合い）", "KeiCO (levels of politeness)"),
+    "jcommonsenseqa": Both("JCommonsenseQA（常識）", "JCommonsenseQA (common sense)"),
+}
+
+MEASURES = {
+    "bits-per-character": "学習に使っていないコーパスの文書をどれだけよく予測するか",
+    "keigo": "敬語の向きと形（尊敬語・謙譲語・丁寧語）。一か所だけ違う文の対で測る",
+    "joshi": "助詞の使い方。一か所だけ違う文の対で測る",
+    "josuushi": "助数詞の使い方。一か所だけ違う文の対で測る",
+    "keico": "文の敬語の度合い（4段階）。例を五つ示してから問う",
+    "jcommonsenseqa": "常識。五つの選択肢から選ぶ",
+}
+
+METRICS = {
+    "accuracy": Both("正答率", "accuracy"),
+    "accuracy_per_character": Both("正答率（1字あたりの尤度）", "accuracy by likelihood per character"),
+    "success_rate": Both("成功率", "success rate"),
+    "all": Both("全体", "all"),
+}
+
+TASKS = {
+    "reach": Both("手先を近づける", "reach"),
+    "push": Both("押す", "push"),
+    "pick": Both("つかみ上げる", "pick"),
+}
+
+VERDICTS = {
+    "met": Both("達成", "met"),
+    "partly met": Both("一部達成", "partly met"),
+    "not met": Both("未達", "not met"),
+    "not measured": Both("未測定", "not measured"),
+}
+
+
+def reason(name: str) -> Both:
+    return REASONS.get(name, same(name))
+
+
+def category(name: str) -> Both:
+    return CATEGORIES.get(name, same(name))
+
+
+def register(name: str) -> Both:
+    return REGISTERS.get(name, same(name))
+
+
+def uses(names: Collection[str]) -> Both:
+    """Permitted uses, in the order of `rights.USES`."""
+    if set(names) == set(USES):
+        return Both("すべて", "all")
+    if not names:
+        return Both("なし", "none")
+    return joined([USE_NAMES.get(name, same(name)) for name in USES if name in names])
+
+
+def licence(name: str) -> Both:
+    return LICENCES.get(name, same(name))
+
+
+def suite(name: str) -> Both:
+    return SUITES.get(name, same(name))
+
+
+def what_it_measures(suite_name: str, english: str) -> Both:
+    """A suite says in English what it measures."""
+    return Both(MEASURES.get(suite_name, english), english)
+
+
+def measure(name: str) -> Both:
+    return METRICS.get(name, same(name))
+
+
+def task(name: str) -> Both:
+    return TASKS.get(name, same(name))
+
+
+def verdict(name: str) -> Both:
+    return VERDICTS.get(name.replace("_", " "), same(name))
+
+
+def residency(code: str) -> Both:
+    return {ANYWHERE: Both("制限なし", "anywhere"), "JP": Both("日本国内", "Japan")}.get(code, same(code))
+
+
+def obligation(name: str) -> Both:
+    duty, _, what = name.partition(":")
+    if duty == "attribution":
+        return Both(f"出典の表示（{what}）", f"attribution ({what})")
+    if duty == "share-alike":
+        return Both(f"同一条件での公開（{what}）", f"share alike ({what})")
+    return OBLIGATIONS.get(name, same(name))
+
+
+def metric(name: str) -> Both:
+    """`rollout.pick.success_rate` -> ロボット「つかみ上げる」の成功率."""
+    room, _, rest = name.partition(".")
+    which, _, what = rest.rpartition(".")
+    if room == "evaluation" and which:
+        part = METRICS.get(what, same(what))
+        return Both(f"{suite(which).ja}：{part.ja}", f"{suite(which).en}: {part.en}")
+    if room == "rollout":
+        if not which:
+            return Both("ロボット全体の成功率", "Robot: success rate over all tasks")
+        return Both(f"ロボット「{task(which).ja}」の成功率", f"Robot, {task(which).en}: success rate")
+    return OTHER_METRICS.get(name, same(name))
+
+
+OTHER_METRICS = {
+    "corpus.documents_kept": Both("採用した文書数", "Documents kept"),
+    "corpus.characters_kept": Both("採用した字数", "Characters kept"),
+    "tokens.total": Both("学習用トークン数", "Tokens for training"),
+    "tokenizer.characters_per_token": Both("1トークンあたりの字数", "Characters per token"),
+    "training.loss": Both("学習の最終損失", "Final training loss"),
+    "training.tokens": Both("学習したトークン数", "Tokens trained on"),
+    "training.tokens_per_s": Both("学習の速度", "Training speed"),
+    "training.mfu": Both("演算効率（MFU）", "Model FLOPs utilisation"),
+    "training.parameters": Both("パラメータ数", "Parameters"),
+    "demonstrations.expert_success_rate": Both("手本の成功率", "Success rate of the scripted expert"),
+}

@@ -1,0 +1,179 @@
+"""One piece of a source: read, normalise, judge, mask, decontaminate, sign. What is made is a folder that appears by
+one rename; the same piece gives the same bytes in it on any worker."""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kiban.artifacts.files import fsync_folder, write_json
+from kiban.corpus.decontamination import Grams, contamination
+from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, table_of
+from kiban.corpus.masks import mask
+from kiban.corpus.minhash import fingerprints, signatures
+from kiban.corpus.normalise import normalise
+from kiban.corpus.pieces import Piece
+from kiban.corpus.quality import Recipe, judge
+from kiban.corpus.readers import FORMATS
+from kiban.corpus.readers.member import Member
+from kiban.corpus.statistics import NAMES, statistics
+
+ROW_GROUP = 4096
+HALF_WIDTH = re.compile("[｡-ﾟ]")
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How the pieces of one source are made. `folder` is where finished pieces lie."""
+
+    terms: Terms
+    format: str
+    encoding: str
+    recipe: Recipe
+    withdrawn: frozenset[str]
+    permutations: int
+    grams: Path
+    folder: Path
+
+    def piece_folder(self, number: int) -> Path:
+        return self.folder / f"{self.terms.source}-{number:05}"
+
+
+def make_piece(job: Job, piece: Piece) -> None:
+    """Makes a piece and commits it: documents that stand so far, ledger, keys for the comparison with others,
+    counts."""
+    source = job.terms.source
+    documents, refused = _read(job, piece)
+    counts: Counter[str] = Counter(documents_in=len(documents) + len(refused), other_files=piece.others)
+    table = table_of(documents, job.terms)
+    text = normalise(_strings(table["text"]), keep_letters=job.format == "aozora")
+    table = table.set_column(1, "text", text)
+    figures = statistics(text)
+    characters = figures[:, NAMES.index("characters")].astype(np.int64)
+    counts["characters_in"] = int(characters.sum())
+
+    def drop(rows: Iterable[tuple[int, str, float, str]]) -> None:
+        """Moves rows of `table` to the ledger."""
+        nonlocal table, characters
+        rows = list(rows)
+        for row, reason, score, detail in rows:
+            uri, title = table["uri"][row].as_py(), table["title"][row].as_py()
+            why = Refused(uri, reason, detail, b"", title, score, int(characters[row]))
+            refused.append((table["id"][row].as_py(), why))
+        staying = np.ones(len(table), bool)
+        staying[[row for row, *_ in rows]] = False
+        table, characters = table.filter(pa.array(staying)), characters[staying]
+
+    drop((row, "empty", 0.0, "no text in it") for row in np.flatnonzero(characters == 0).tolist())
+    figures = figures[figures[:, NAMES.index("characters")] > 0]
+    verdicts = judge(job.recipe, figures, table["register"].to_pylist())
+    drop((verdict.row, verdict.reason, verdict.score, verdict.detail) for verdict in verdicts)
+    grams = _load_grams(job.grams)
+    shares, which = contamination(_strings(table["text"]), grams)
+    drop(
+        (row, "contaminated", float(shares[row]), f"holds the evaluation text 「{grams.text(which[row])[:80]}」")
+        for row in np.flatnonzero(shares).tolist()
+    )
+    text, masked = mask(_strings(table["text"]))
+    table = table.set_column(1, "text", text)
+    for found in masked:
+        counts.update({f"masked.{category}": number for category, number in found.items()})
+
+    folder = job.piece_folder(piece.number)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_table(table, temporary / "documents.parquet")
+    write_table(ledger_of(refused, source), temporary / "ledger.parquet")
+    with (temporary / "keys.npz").open("wb") as file:
+        np.savez(
+            file,
+            ids=np.array(table["id"].to_pylist(), dtype="S32"),
+            characters=characters,
+            fingerprints=fingerprints(text),
+            signatures=signatures(text, job.permutations),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    write_json(temporary / "counts.json", dict(counts))
+    fsync_folder(temporary)
+    temporary.rename(folder)
+
+
+def _read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document]], list[tuple[str, Refused]]]:
+    """The documents of a piece and what could not be read, each with its id; withdrawn ones are among the latter."""
+    source = job.terms.source
+    documents: list[tuple[str, Document]] = []
+    refused = [(document_id(source, item.uri, item.raw), item) for item in piece.refused]
+    for member in piece.members:
+        for item in _documents(job, member):
+            if isinstance(item, Refused):
+                refused.append((document_id(source, item.uri, item.raw), item))
+                continue
+            raw = item.text.encode(errors="surrogatepass")
+            identity = document_id(source, item.uri, raw)
+            strings = (item.text, item.uri, item.title, item.author, item.date, item.register)
+            if half := HALF_PAIR.search("\0".join(strings)):
+                uri = item.uri.encode(errors="backslashreplace").decode()
+                refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half[0]!r}", raw)))
+            elif by := job.withdrawn & {identity, item.uri, source}:
+                why = Refused(item.uri, "withdrawn", f"by {min(by)}", b"", item.title, 0.0, len(item.text))
+                refused.append((identity, why))
+            else:
+                documents.append((identity, item))
+    return documents, refused
+
+
+def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
+    try:
+        for item in FORMATS[job.format].read(member, job.encoding):
+            if job.encoding == "cp932" and isinstance(item, Document) and _is_euc_jp(item.text):
+                yield Refused(item.uri, "undecodable", "half-width kana throughout: EUC-JP?", member.data)
+            else:
+                yield item
+    except UnicodeDecodeError as error:
+        detail = f"not {error.encoding}: {error.reason} at byte {error.start}"
+        yield Refused(member.name, "undecodable", detail, member.data)
+    except Unreadable as error:
+        yield Refused(member.name, "malformed", str(error), member.data)
+    except RecursionError:
+        yield Refused(member.name, "malformed", "nested too deeply", member.data)
+
+
+def _is_euc_jp(text: str) -> bool:
+    """Whether a text decoded as CP932 looks like EUC-JP, most of which CP932 takes for half-width kana."""
+    return 3 * len(HALF_WIDTH.findall(text, 0, 2000)) > min(len(text), 2000)
+
+
+def _strings(column: pa.ChunkedArray) -> pa.StringArray:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
+
+
+@lru_cache(maxsize=1)
+def _load_grams(path: Path) -> Grams:
+    with np.load(path) as stored:
+        return Grams(**stored)
+
+
+def save_grams(grams: Grams, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: getattr(grams, name) for name in Grams.__dataclass_fields__})
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

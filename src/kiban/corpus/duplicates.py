@@ -1,0 +1,168 @@
+"""Which documents are duplicates of which: equal texts by fingerprint, similar ones by MinHash, LSH and union-find.
+
+The outcome depends on the set of documents alone, not on their order: they are ranked first, longest first and then
+by id. Of equal texts the first stays. In a group of similar ones, from the first on, a document stays unless it is
+similar to one that stays: so every document that goes is like the one named as its reason, however long the chain
+between others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kiban.corpus.utf8 import kernel
+
+MOST_COMPARED = 32  # documents of a bucket that a new one is compared with; more than that share a page's frame
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """For each of N documents: `kept` (N, int64) is the document that stands for it, itself if it stays; `exact` (N,
+    bool) whether their texts are equal; `similarity` (N) the estimated Jaccard similarity with it. `cluster` (N,
+    int64) groups documents that are alike enough (`loose`) that they must not stand on both sides of a split."""
+
+    kept: np.ndarray
+    exact: np.ndarray
+    similarity: np.ndarray
+    cluster: np.ndarray
+
+
+def find(
+    fingerprints: np.ndarray,
+    signatures: np.ndarray,
+    characters: np.ndarray,
+    ids: np.ndarray,
+    bands: int,
+    threshold: float,
+    loose: float,
+) -> Duplicates:
+    """Duplicates among N documents.
+
+    Args:
+        fingerprints: N x 2 uint64, from `minhash.fingerprints`.
+        signatures: N x k uint32, from `minhash.signatures`; k is a multiple of `bands`. Documents are compared if one
+            of their bands of k / bands entries is equal, which is so with probability 1 - (1 - J^(k / bands))^bands.
+        ids: N fixed-length byte strings.
+        threshold: estimated Jaccard similarity from which on a document is a duplicate.
+        loose: the same for `cluster`.
+    """
+    order = np.lexsort((ids, -characters))  # rank -> document
+    fingerprints, signatures = fingerprints[order], signatures[order]
+    n = len(order)
+    first = _first_of_equal(fingerprints)
+    unique = np.flatnonzero(first == np.arange(n))
+    near, alike = _components(signatures[unique], bands, threshold, loose)
+    kept = unique[_representatives(near, signatures[unique], threshold)][np.searchsorted(unique, first)]
+    cluster = unique[alike][np.searchsorted(unique, first)]
+    exact = (first != np.arange(n)) & (kept == first)
+    going = np.flatnonzero(kept != np.arange(n))
+    similarity = np.ones(n)
+    similarity[going] = (signatures[going] == signatures[kept[going]]).mean(axis=1)
+    document = np.empty(n, np.int64)
+    document[order] = np.arange(n)  # document -> rank
+    return Duplicates(order[kept[document]], exact[document], similarity[document], order[cluster[document]])
+
+
+def _first_of_equal(fingerprints: np.ndarray) -> np.ndarray:
+    """For each row the first row that is equal to it."""
+    n = len(fingerprints)
+    by_value = np.lexsort((np.arange(n), fingerprints[:, 1], fingerprints[:, 0]))
+    ordered = fingerprints[by_value]
+    begins = np.ones(n, bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(n, np.int64)
+    first[by_value] = by_value[begins][np.cumsum(begins) - 1] if n else by_value
+    return first
+
+
+def _components(signatures: np.ndarray, bands: int, threshold: float, loose: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the lowest row of its component, joining rows above `threshold`, and above `loose`."""
+    n, k = signatures.shape
+    near, alike = np.arange(n), np.arange(n)
+    rows = k // bands
+    for band in range(bands):
+        keys = _band_keys(signatures, band * rows, rows)
+        _join(keys, np.argsort(keys, kind="stable"), signatures, near, alike, threshold, loose)
+    return _roots(near), _roots(alike)
+
+
+def _representatives(component: np.ndarray, signatures: np.ndarray, threshold: float) -> np.ndarray:
+    """For each row the row that stays for it: itself, or the first of its component that stays and is similar to it."""
+    chosen = np.arange(len(component))
+    by_component = np.argsort(component, kind="stable")
+    begins = np.flatnonzero(np.diff(component[by_component], prepend=-1))
+    for begin, end in zip(begins, np.append(begins, len(component))[1:], strict=True):
+        staying: list[int] = []
+        for row in by_component[begin:end] if end - begin > 1 else ():
+            similar = (signatures[staying] == signatures[row]).mean(axis=1) >= threshold
+            if similar.any():
+                chosen[row] = staying[int(np.argmax(similar))]
+            else:
+                staying.append(row)
+    return chosen
+
+
+@kernel
+def _band_keys(signatures: Any, start: int, rows: int) -> Any:
+    keys = np.empty(len(signatures), np.uint64)
+    for d in range(len(signatures)):
+        key = np.uint64(start + 1)
+        for j in range(start, start + rows):
+            key = (key ^ np.uint64(signatures[d, j])) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        keys[d] = key
+    return keys
+
+
+@kernel
+def _join(keys: Any, by_key: Any, signatures: Any, near: Any, alike: Any, threshold: float, loose: float) -> None:
+    """Joins rows with equal keys whose signatures agree enough. A row that is like none before it in its bucket becomes
+    one that later rows are compared with."""
+    k = signatures.shape[1]
+    compared = np.empty(MOST_COMPARED, np.int64)
+    count = 0
+    for at in range(len(by_key)):
+        row = by_key[at]
+        if at == 0 or keys[row] != keys[by_key[at - 1]]:
+            count = 0
+        found = False
+        for c in range(count):
+            other = compared[c]
+            if _root(near, row) == _root(near, other):
+                found = True
+                break
+            equal = 0
+            for j in range(k):
+                equal += signatures[row, j] == signatures[other, j]
+            if equal >= loose * k:
+                _unite(alike, row, other)
+            if equal >= threshold * k:
+                _unite(near, row, other)
+                found = True
+                break
+        if not found and count < MOST_COMPARED:
+            compared[count] = row
+            count += 1
+
+
+@kernel
+def _root(parents: Any, row: int) -> int:
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row
+
+
+@kernel
+def _unite(parents: Any, a: int, b: int) -> None:
+    """The lower root becomes the root of both."""
+    a, b = _root(parents, a), _root(parents, b)
+    parents[max(a, b)] = min(a, b)
+
+
+@kernel
+def _roots(parents: Any) -> Any:
+    out = np.empty(len(parents), np.int64)
+    for row in range(len(parents)):
+        out[row] = _root(parents, row)
+    return out

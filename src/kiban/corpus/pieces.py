@@ -1,0 +1,110 @@
+"""A source cut into pieces: some whole members, or lines of one, about 8 MiB together. A piece is the unit of work, of
+resume and of output: where it is cut depends on the source alone, so any worker makes the same of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiban.corpus.archives import ARCHIVES, COMPRESSED, Entry, Readable, entries
+from kiban.corpus.documents import Refused
+from kiban.corpus.readers import FORMATS, Format, demo
+from kiban.corpus.readers.member import Member
+
+PIECE_BYTES = 8 << 20
+MOST_MEMBER_BYTES = 64 << 20  # a document above this is none; formats that are read by line may have larger files
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`number` counts the pieces of the source. `others` are files that are not of the format, `consumed` how much of
+    the source's files was read so far."""
+
+    number: int
+    members: tuple[Member, ...]
+    refused: tuple[Refused, ...]
+    others: int
+    consumed: int
+
+
+def pieces(name: str, format: str, location: Path | None, megabytes: float, seed: int) -> Iterator[Piece]:
+    """The pieces of the source `name` at `location`, or of the demo text.
+
+    Raises:
+        KibanError: for a source that is missing, empty, damaged or hostile.
+    """
+    members: list[Member] = []
+    refused: list[Refused] = []
+    number = others = size = consumed = 0
+    found = _demo(megabytes, seed) if location is None else _members(name, FORMATS[format], location)
+    for item, consumed in found:  # noqa: B007
+        if item is None:
+            others += 1
+        elif isinstance(item, Refused):
+            refused.append(item)
+        else:
+            members.append(item)
+            size += len(item.data)
+        if size >= PIECE_BYTES:
+            yield Piece(number, tuple(members), tuple(refused), others, consumed)
+            members, refused, others, size = [], [], 0, 0
+            number += 1
+    if members or refused or others:
+        yield Piece(number, tuple(members), tuple(refused), others, consumed)
+
+
+def _demo(megabytes: float, seed: int) -> Iterator[tuple[Member, int]]:
+    lines, size, first, total = [], 0, 0, 0
+    for number, line in enumerate(demo.lines(megabytes, seed), 1):
+        lines.append(line)
+        size += len(line)
+        if size >= PIECE_BYTES:
+            total += size
+            yield Member("demo.jsonl", b"".join(lines), first), total
+            lines, size, first = [], 0, number
+    yield Member("demo.jsonl", b"".join(lines), first), total + size
+
+
+def _members(name: str, format: Format, location: Path) -> Iterator[tuple[Member | Refused | None, int]]:
+    """Members and refusals with the bytes consumed; None for a file that is not of the format."""
+    single = location.is_file() and not location.name.lower().endswith((*ARCHIVES, *COMPRESSED))
+    for entry in entries(location, format.endings, name):
+        if not single and not entry.name.lower().endswith(format.endings):
+            yield None, entry.consumed
+        elif entry.stream is None:
+            yield Refused(entry.name, "not_a_file", entry.refusal), entry.consumed
+        elif format.by_line:
+            for item in _lines(entry, entry.stream):
+                yield item, entry.consumed
+        else:
+            data = entry.stream.read(MOST_MEMBER_BYTES + 1) if entry.bytes <= MOST_MEMBER_BYTES else b""
+            if entry.bytes > MOST_MEMBER_BYTES or len(data) > MOST_MEMBER_BYTES:
+                yield _too_large(entry.name), entry.consumed
+            else:
+                yield Member(entry.name, data), entry.consumed
+
+
+def _lines(entry: Entry, stream: Readable) -> Iterator[Member | Refused]:
+    """Whole lines, about a piece at a time."""
+    rest, line = b"", 0
+    while block := stream.read(PIECE_BYTES):
+        whole, newline, begun = block.rpartition(b"\n")
+        if newline:
+            data = rest + whole + newline
+            yield Member(entry.name, data, line)
+            line += data.count(b"\n")
+            rest = begun
+        else:
+            rest += begun
+        if len(rest) > MOST_MEMBER_BYTES:
+            yield _too_large(f"{entry.name}#{line + 1}")
+            rest = b""
+            while (block := stream.read(PIECE_BYTES)) and b"\n" not in block:
+                pass
+            rest = block.partition(b"\n")[2]
+            line += 1
+    if rest:
+        yield Member(entry.name, rest, line)
+
+
+def _too_large(uri: str) -> Refused:
+    return Refused(uri, "too_large", f"more than {MOST_MEMBER_BYTES >> 20} MiB: no single document")

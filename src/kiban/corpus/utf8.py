@@ -1,0 +1,53 @@
+"""UTF-8 bytes of Arrow string arrays, for kernels that read them in place."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiles `function` at its first call, to run without the interpreter's lock. The machine code is kept beside
+    the source, or in the user's cache; where neither may be written (read-only installs), it is compiled in each
+    process."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True)(function)
+
+
+@numba.njit(inline="always")
+def decode(data: Any, i: int) -> Any:
+    """The code point at byte `i` of valid UTF-8, and its length in bytes."""
+    first = data[i]
+    if first < 0x80:
+        return np.int64(first), np.int64(1)
+    if first < 0xE0:
+        return np.int64((first & 0x1F) << 6 | (data[i + 1] & 0x3F)), np.int64(2)
+    if first < 0xF0:
+        high = np.int64(first & 0x0F) << 12
+        return high | np.int64(data[i + 1] & 0x3F) << 6 | np.int64(data[i + 2] & 0x3F), np.int64(3)
+    high = np.int64(first & 0x07) << 18 | np.int64(data[i + 1] & 0x3F) << 12
+    return high | np.int64(data[i + 2] & 0x3F) << 6 | np.int64(data[i + 3] & 0x3F), np.int64(4)
+
+
+def buffers(texts: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (N + 1, int32) and bytes (uint8) of an array of N strings without nulls, not copied."""
+    assert texts.null_count == 0
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else _NONE
+    return starts, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+
+
+_NONE = np.zeros(1, np.int32)
+
+
+def strings(offsets: np.ndarray, data: np.ndarray) -> "pa.StringArray":
+    """The array of strings with these offsets (N + 1, int32) and UTF-8 bytes."""
+    import pyarrow as pa
+
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))

@@ -1,0 +1,129 @@
+"""The tabletop as a Gymnasium environment: seeded, and the same to the last bit for the same seed and actions."""
+
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from kiban.artifacts.errors import KibanError
+from kiban.robotics.camera import RayCamera
+from kiban.robotics.embodiment import Embodiment
+from kiban.robotics.kinematics import ELBOW_UP, Kinematics
+from kiban.robotics.safety import SafetyFilter
+from kiban.robotics.scene import TIMESTEP, Thing, build
+from kiban.robotics.tasks import TASKS, Situation, Wordings, instruction, place, vocabulary
+
+Array = NDArray[np.float64]
+Observation = dict[str, Any]
+
+START = np.array([0.30, 0.0, 0.20])  # where the tool begins, m, give or take START_SPREAD
+START_SPREAD = np.array([0.03, 0.06, 0.03])
+
+
+class TabletopEnv(gymnasium.Env[Observation, Array]):
+    """An arm, three coloured objects, and a Japanese sentence about one of them.
+
+    Observation: an image a camera (uint8 [height, width, 3]), `state` (float32, the embodiment's `state_names`; no
+    object's coordinates), `instruction`. Action: float64, the embodiment's `action`: displacements of the tool, since
+    they say the same everywhere on the table and a small network learns them from pictures far sooner than joint
+    angles; inverse kinematics makes joints of them. Every action passes the safety filter.
+
+    The reward is 1 when the task is done, which ends the episode, and else 0.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, embodiment: Embodiment, task: str, wordings: Wordings = "train") -> None:
+        if task not in TASKS:
+            raise KibanError(f"task '{task}': there is no such task; use one of {', '.join(TASKS)}")
+        self.embodiment, self.task, self._wordings = embodiment, TASKS[task], wordings
+        self._kinematics = Kinematics(embodiment)
+        self.safety = SafetyFilter(embodiment, self._kinematics)
+        self._substeps = round(embodiment.control_period / TIMESTEP)
+        self._joints = len(embodiment.joints)
+        cameras = {
+            camera.name: gymnasium.spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
+            for camera in embodiment.cameras
+        }
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                **cameras,
+                "state": gymnasium.spaces.Box(-np.inf, np.inf, (len(embodiment.state_names),), np.float32),
+                "instruction": gymnasium.spaces.Text(200, min_length=0, charset=vocabulary()),
+            }
+        )
+        self.action_space = gymnasium.spaces.Box(
+            np.array(embodiment.action.lower), np.array(embodiment.action.upper), dtype=np.float64
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """`options["instruction"]` replaces the sentence. Info: `things` (the named one first), `register`."""
+        super().reset(seed=seed)
+        self.things = place(self.task, self.np_random)
+        tool = START + self.np_random.uniform(-START_SPREAD, START_SPREAD)
+        register, self.instruction = instruction(self.task.name, self.things[0], self._wordings, self.np_random)
+        if options and "instruction" in options:
+            register, self.instruction = "given", options["instruction"]
+        self.model = build(self.embodiment, self.things)
+        self.data = mujoco.MjData(self.model)
+        self._cameras = [RayCamera(camera, self.model) for camera in self.embodiment.cameras]
+        joints = self._kinematics.solve(tool, np.array(ELBOW_UP))
+        opening = self.embodiment.gripper.opening[1]
+        self.safety.reset(joints, opening)
+        self.data.qpos[: self._joints + 2] = [*joints, opening / 2, opening / 2]
+        self._actuate(joints, opening)
+        mujoco.mj_step(self.model, self.data, 4 * self._substeps)  # the objects come to rest
+        mujoco.mj_forward(self.model, self.data)
+        self._starts = [self.object_position(index) for index in range(len(self.things))]
+        self._steps = self._held = 0
+        return self._observation(), {"things": self.things, "register": register}
+
+    def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Info: `success`, and `interventions`, the safety filter's count so far by reason."""
+        command = self.safety.command(action)
+        self._actuate(command.joints, command.opening)
+        mujoco.mj_step(self.model, self.data, self._substeps)
+        mujoco.mj_forward(self.model, self.data)
+        self._steps += 1
+        self._held = self._held + 1 if self.task.done(self._situation()) else 0
+        success = self._held >= self.task.hold
+        info = {"success": success, "interventions": dict(self.safety.interventions)}
+        return self._observation(), float(success), success, self._steps >= self.task.limit, info
+
+    def _actuate(self, joints: Array, opening: float) -> None:
+        self.data.ctrl[:] = [*joints, opening / 2, opening / 2]
+
+    def object_position(self, index: int) -> Array:
+        """The centre of object `index` now, m. For experts and for judging; no policy sees it."""
+        return self.data.body(f"object{index}").xpos.copy()
+
+    @property
+    def tool_position(self) -> Array:
+        return self.data.site("tool").xpos.copy()
+
+    @property
+    def opening(self) -> float:
+        """Between the fingers' pads, m."""
+        return float(self.data.qpos[self._joints : self._joints + 2].sum())
+
+    @property
+    def named(self) -> Thing:
+        return self.things[0]
+
+    def _situation(self) -> Situation:
+        moved = [
+            float(np.linalg.norm((self.object_position(index) - self._starts[index])[:2]))
+            for index in range(1, len(self.things))
+        ]
+        return Situation(
+            self.tool_position, self.object_position(0), self._starts[0], self.named.half_height, max(moved)
+        )
+
+    def _observation(self) -> Observation:
+        state = np.array([*self.data.qpos[: self._joints], self.opening, *self.tool_position], np.float32)
+        images = {camera.camera.name: camera.image(self.data) for camera in self._cameras}
+        return {**images, "state": state, "instruction": self.instruction}

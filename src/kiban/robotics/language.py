@@ -1,0 +1,76 @@
+"""What the trained language model makes of an instruction: its hidden states, the policy's reading of it.
+
+The model is frozen. Three depths are read (the embedding, the middle layer, the last one), since a small model keeps
+what a word is near the bottom and what a sentence means further up; each is normalised, so that none drowns the others.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kiban.artifacts.errors import KibanError
+from kiban.model import hf
+from kiban.model.transformer import Transformer
+from kiban.tokenizer.bpe import Tokenizer
+
+DEPTHS = 3
+LONGEST = 128  # tokens
+
+
+class Reader:
+    """The language model in `folder` (the Hugging Face layout with a tokenizer), reading instructions.
+
+    A sentence's features are computed once and kept.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self._model, self._tokenizer = model.eval(), tokenizer
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, folder: Path) -> "Reader":
+        return cls(hf.load(folder), Tokenizer.load(folder))
+
+    @property
+    def num_features(self) -> int:
+        return DEPTHS * self._model.config.hidden_size
+
+    def read(self, sentence: str) -> Tensor:
+        """Features of the sentence's tokens, float32 [tokens, num_features].
+
+        Raises:
+            KibanError: if the sentence is empty, or longer than LONGEST tokens.
+        """
+        if sentence not in self._known:
+            tokens = self._tokenizer.encode(sentence)
+            if not 0 < len(tokens) <= LONGEST:
+                raise KibanError(f"instruction '{sentence[:40]}': {len(tokens)} tokens; give 1 to {LONGEST}")
+            self._known[sentence] = _hidden_states(self._model, [self._tokenizer.bos_id, *tokens])[1:]
+        return self._known[sentence]
+
+    def read_all(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Padded features [sentences, longest, num_features], and which of them are tokens [sentences, longest]."""
+        features = [self.read(sentence) for sentence in sentences]
+        longest = max(map(len, features))
+        text_BTF = torch.zeros(len(features), longest, self.num_features)
+        present_BT = torch.zeros(len(features), longest, dtype=torch.bool)
+        for row, feature in enumerate(features):
+            text_BTF[row, : len(feature)] = feature
+            present_BT[row, : len(feature)] = True
+        return text_BTF, present_BT
+
+
+@torch.no_grad()
+def _hidden_states(model: Transformer, tokens: list[int]) -> Tensor:
+    depths = [model.embed_tokens, model.layers[(len(model.layers) - 1) // 2], model.layers[-1]]
+    caught: list[Tensor] = []
+    hooks = [module.register_forward_hook(lambda _module, _inputs, output: caught.append(output)) for module in depths]
+    try:
+        model(torch.tensor([tokens]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(caught) == DEPTHS
+    return torch.cat([F.layer_norm(states[0].float(), states.shape[-1:]) for states in caught], dim=-1)
