@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,8 +38,10 @@ def trained() -> Tokenizer:
 
 
 @cache
-def hugging_face() -> "object":
-    return trained().hugging_face()
+def hugging_face() -> tokenizers.Tokenizer:
+    made = trained().hugging_face()
+    made.encode_special_tokens = True  # as ours: what looks special in a text is text
+    return made
 
 
 @settings(max_examples=500)
@@ -47,6 +50,27 @@ def test_every_string_round_trips_and_both_libraries_agree(text: str) -> None:
     ids = trained().encode(text)
     assert trained().decode(ids) == text
     assert hugging_face().encode(text, add_special_tokens=False).ids == ids
+
+
+@pytest.mark.slow
+def test_every_code_point_gives_the_same_ids_in_both_libraries() -> None:
+    """Whatever versions of Unicode the two regex engines know."""
+    points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    for frame in ("あ{}漢", "ア{}1", " {}a", "。{}\n"):
+        for start in range(0, len(points), 4096):
+            texts = [frame.format(point) for point in points[start : start + 4096]]
+            theirs = hugging_face().encode_batch(texts, add_special_tokens=False)
+            for text, ours, their in zip(texts, trained().encode_batch(texts), theirs, strict=True):
+                assert ours.tolist() == their.ids, ascii(text)
+                assert trained().decode(their.ids) == text, ascii(text)
+
+
+def test_a_word_and_what_hangs_on_it_is_a_piece() -> None:
+    import regex
+
+    text = "点検を終えたら、ポンプの3号機を1200回、foo (bar)\n\n  一ヶ月"
+    pieces = "点検を|終えたら、|ポンプの|3|号機を|120|0|回、|foo| (|bar|)\n\n|  |一ヶ月"
+    assert "|".join(match.group() for match in regex.finditer(PATTERN, text)) == pieces
 
 
 def test_the_pieces_together_are_the_text() -> None:
@@ -103,6 +127,15 @@ def test_a_vocabulary_that_the_text_does_not_support_is_refused() -> None:
         Tokenizer.train(TEXTS, 50_000)
     with pytest.raises(KibanError, match="holds no merge"):
         Tokenizer.train(TEXTS, 300)
+    largest = Tokenizer.train(TEXTS, 50_000, may_be_smaller=True)
+    assert VOCABULARY < largest.vocab_size < 50_000
+    assert largest.merges[: len(trained().merges)] == trained().merges
+
+
+def test_the_digest_is_of_what_determines_the_ids(tmp_path: Path) -> None:
+    trained().save(tmp_path)
+    assert Tokenizer.load(tmp_path).digest == trained().digest
+    assert Tokenizer.train(TEXTS[1:], VOCABULARY).digest != trained().digest
 
 
 def test_a_tokenizer_of_others_is_refused(tmp_path: Path) -> None:

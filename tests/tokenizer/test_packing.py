@@ -45,6 +45,9 @@ def test_every_token_leads_to_its_document_and_back(
         expected = [d[0] for d in given if (p := store.find(d[0])) and p[0] < start + 777 and p[0] + p[1] > start]
         assert names == expected
     assert store.find("absent") is None
+    assert store.num_documents == len(given)
+    assert store.documents(5, 5) == []
+    assert (store.vocab_size, store.tokenizer) == (tokenizer.vocab_size, tokenizer.digest)
 
 
 def test_packing_again_over_leftovers_gives_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -53,6 +56,28 @@ def test_packing_again_over_leftovers_gives_the_same(tokenizer: Tokenizer, tmp_p
         list(pack(tokenizer, documents(number), tmp_path / name))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    assert TokenStore.open(tmp_path / "a").fingerprint == TokenStore.open(tmp_path / "b").fingerprint
+
+
+def test_the_fingerprint_tells_documents_their_order_and_tokenizers_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    other = Tokenizer.train(TEXTS, VOCABULARY - 1)
+    packings = [
+        (tokenizer, documents(9)),
+        (tokenizer, documents(9)[::-1]),
+        (tokenizer, documents(10)),
+        (other, documents(9)),
+    ]
+    found = set()
+    for number, (words, given) in enumerate(packings):
+        (tmp_path / str(number)).mkdir()
+        list(pack(words, given, tmp_path / str(number)))
+        found.add(TokenStore.open(tmp_path / str(number)).fingerprint)
+    assert len(found) == len(packings)
+
+
+def test_a_document_that_cannot_be_encoded_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(KibanError, match="document id7 of abc: character 1 of the text is a lone surrogate"):
+        list(pack(tokenizer, [("id7", "abc", "a\udc80")], tmp_path))
 
 
 def test_truncated_missing_and_empty_shards_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -63,6 +88,9 @@ def test_truncated_missing_and_empty_shards_are_refused(tokenizer: Tokenizer, tm
         TokenStore.open(tmp_path)
     shard.unlink()
     with pytest.raises(KibanError, match="holds 0 bytes"):
+        TokenStore.open(tmp_path)
+    (tmp_path / "tokens.json").write_text("{}")
+    with pytest.raises(KibanError, match="not a description of packed tokens"):
         TokenStore.open(tmp_path)
     list(pack(tokenizer, [], tmp_path))
     with pytest.raises(KibanError, match="holds no token"):

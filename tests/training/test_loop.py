@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.progress import Progress
+from kiban.tokenizer.packing import TokenStore
 from tests.training import tiny
 
 SAME = ("step", "tokens", "loss", "lr", "grad_norm", "expert_load_max")
@@ -38,6 +41,28 @@ def test_it_learns(whole: Path) -> None:
     assert sum(losses[-5:]) / 5 < 4.0
     line = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
     assert line["tokens"] == 32 * 4 * 40 and line["tokens_per_s"] > 0 and 0 < line["mfu"] < 1
+    assert line["expert_load_max"] >= 1
+
+
+def test_a_batch_taken_in_parts_gives_the_same_steps(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    tiny.run(tmp_path, micro_batch_tokens=3 * 32)  # four sequences a step: three, then one
+    for parts, at_once in zip(trace(tmp_path)[:10], trace(whole)[:10], strict=True):  # rounding grows from step to step
+        assert parts == pytest.approx(at_once, rel=1e-4)
+
+
+def test_it_says_how_often_the_data_is_read(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    tiny.run(tmp_path, Progress(), tokens=1)
+    assert "times" not in capsys.readouterr().err
+    sequences = (TokenStore.open(whole / "tokens").total - 1) // 32
+    for batch, expected in (
+        (sequences - 1, "reads the data 2.0 times"),
+        (sequences + 1, "is more than the data holds"),
+    ):
+        shutil.rmtree(tmp_path / "checkpoints")
+        tiny.run(tmp_path, Progress(), tokens=32 * batch * 2, batch_sequences=batch)
+        assert expected in capsys.readouterr().err
 
 
 def test_another_seed_gives_another_run(whole: Path, tmp_path: Path) -> None:
@@ -46,9 +71,10 @@ def test_another_seed_gives_another_run(whole: Path, tmp_path: Path) -> None:
     assert trace(tmp_path) != trace(whole)
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    return subprocess.Popen([sys.executable, "-m", "tests.training.tiny", str(folder)], env=environment)
+    command = [sys.executable, "-m", "tests.training.tiny", str(folder), *arguments]
+    return subprocess.Popen(command, env=environment, **options)
 
 
 def wait_for_steps(folder: Path, number: int) -> None:
@@ -90,14 +116,14 @@ def test_sigterm_saves_the_present_step(whole: Path, tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for_steps(tmp_path, 3)
     process.terminate()
-    process.wait(30)
+    assert process.wait(30) != 0
     done = len(trace(tmp_path))
     assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"step-{done:08d}"
     tiny.run(tmp_path)
     assert trace(tmp_path) == trace(whole)
 
 
-def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(whole / "tokens", tmp_path / "tokens")
     process = start(tmp_path)
     wait_for_steps(tmp_path, 12)
@@ -107,14 +133,45 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capfd:
     content = bytearray((newest / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (newest / "model.safetensors").write_bytes(bytes(content))
+    tiny.run(tmp_path, Progress())
+    assert f"checkpoint {newest.name} is damaged and passed over" in capsys.readouterr().err
+    assert trace(tmp_path) == trace(whole)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+    process = start(tmp_path)
+    wait_for_steps(tmp_path, 12)
+    process.kill()
+    process.wait()
+    before = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    largest = max(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("optimiser.safetensors"))
+    process = start(tmp_path, str(largest // 2), stderr=subprocess.PIPE)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode != 0 and b"File too large" in printed
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith(".")) == before
+    assert list((tmp_path / "checkpoints").glob(".step-*.tmp")) == []
     tiny.run(tmp_path)
     assert trace(tmp_path) == trace(whole)
 
 
+def test_a_lost_log_is_refused(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    with pytest.raises(KibanError, match="does not hold the lines of steps 1 to 40"):
+        tiny.run(tmp_path)
+
+
 def test_other_data_in_the_same_run_is_refused(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(KibanError, match="other data or settings .* delete"):
+    with pytest.raises(KibanError, match="learning_rate was 0.01 and is 0.0001; delete"):
         tiny.run(tmp_path, learning_rate=1e-4)
+    shutil.rmtree(tmp_path / "tokens")
+    words = tiny.Tokenizer.train(tiny.texts(), tiny.VOCABULARY)
+    (tmp_path / "tokens").mkdir()
+    list(tiny.pack(words, [("another", "test", text) for text in tiny.texts()], tmp_path / "tokens"))
+    with pytest.raises(KibanError, match="made on other data than this run has; delete"):
+        tiny.run(tmp_path)
 
 
 def test_a_loss_that_is_no_number_names_the_documents(tmp_path: Path) -> None:

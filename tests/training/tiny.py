@@ -1,5 +1,6 @@
 """A model and data small enough to train in seconds, and a run of it in a process of its own."""
 
+import resource
 import sys
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from kiban.training.loop import Run, train
 from kiban.training.settings import TrainingSettings
 
 VOCABULARY = 360
-SETTINGS = {"sequence_length": 32, "batch_sequences": 4, "tokens": 32 * 4 * 40, "threads": 1}
+SETTINGS = {
+    "sequence_length": 32,
+    "batch_sequences": 4,
+    "tokens": 32 * 4 * 40,
+    "learning_rate": 0.01,
+    "threads": 1,
+}
 
 
 def config(**changes: int | None) -> ModelConfig:
@@ -54,13 +61,16 @@ def pack_texts(folder: Path) -> TokenStore:
     return TokenStore.open(folder)
 
 
-def run(folder: Path, **settings: object) -> Run:
+def run(folder: Path, progress: Progress | None = None, **settings: object) -> Run:
     """Trains on the tokens in folder/tokens (packed on first use), with log and checkpoints in `folder`."""
     tokens = folder / "tokens"
     data = TokenStore.open(tokens) if tokens.exists() else pack_texts(tokens)
     chosen = TrainingSettings(**(SETTINGS | settings))
-    return train(config(), data, chosen, folder / "log.jsonl", folder / "checkpoints", Progress(quiet=True))
+    quiet = progress or Progress(quiet=True)
+    return train(config(), data, chosen, folder / "log.jsonl", folder / "checkpoints", quiet)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:  # the disk is full for files above so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
     run(Path(sys.argv[1]), save_every_seconds=0.05)

@@ -1,14 +1,15 @@
 """`kiban tokens` and `kiban train`: packing and training outside a programme."""
 
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from kiban.artifacts.errors import KibanError
-from kiban.artifacts.files import write_json
 from kiban.artifacts.progress import Progress
 
 
@@ -27,7 +28,7 @@ def tokens(
     if to.exists() and any(to.iterdir()):
         raise KibanError(f"{to}: not empty; give a new folder")
     words = Tokenizer.load(tokenizer)
-    documents = [(str(path), "files", _read(path)) for path in files]
+    documents = ((str(path), "files", _read(path)) for path in files)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as made:
         list(pack(words, documents, Path(made)))
@@ -36,38 +37,71 @@ def tokens(
         shutil.rmtree(to, ignore_errors=True)
         Path(made).rename(to)
         Path(made).mkdir()  # for TemporaryDirectory to remove
-    print(f"{to}: {total} tokens of {len(documents)} documents")
+    print(f"{to}: {total} tokens of {len(files)} documents")
 
 
 def train(
     data: Annotated[Path, typer.Option(help="A folder with packed tokens.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
     preset: Annotated[str, typer.Option(help="nano, tiny, small, base, large, trillion.")] = "nano",
-    json_log: Annotated[Path, typer.Option(help="A JSON line a step.")] = Path("log.jsonl"),
     to: Annotated[Path, typer.Option(help="Where the model and its checkpoints go.")] = Path("run"),
+    json_log: Annotated[Path | None, typer.Option(help="A JSON line a step; log.jsonl beside the model.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the data.")] = 0,
-    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 3e-3,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak; by the preset.")] = None,
+    batch_sequences: Annotated[int | None, typer.Option(help="Sequences a step; by the preset.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens; the preset's context.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores to compute on.")] = 2,
 ) -> None:
-    """Trains outside a programme. Interrupt it and run it again: it goes on.
+    """Trains outside a programme. Interrupt it and run it again: it goes on. SIGTERM saves, and the exit code is 0.
 
     Example: kiban train --preset nano --data packed --steps 100 --json-log log.jsonl
     """
-    from safetensors.torch import save_file
-
     from kiban.model.presets import preset as config_of
+    from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
+    from kiban.training.interrupts import Stopped
     from kiban.training.loop import train as run
     from kiban.training.settings import TrainingSettings
+    from kiban.training.stage import write_run
 
     store = TokenStore.open(data)
     config = config_of(preset, store.vocab_size)
-    settings = TrainingSettings(preset=preset, seed=seed, learning_rate=learning_rate)
-    per_step = settings.batch_sequences * config.max_position_embeddings
-    settings = settings.model_copy(update={"tokens": steps * per_step})
-    done = run(config, store, settings, json_log, to / "checkpoints", Progress())
-    write_json(to / "config.json", config.model_dump())
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in done.model.state_dict().items()}
-    save_file(state, to / "model.safetensors")
+    words = Tokenizer.load(data) if (data / "tokenizer.json").is_file() else None
+    if words is not None and words.digest != store.tokenizer:
+        raise KibanError(f"{data}: its tokenizer.json is not what the tokens were packed with; pack the text again")
+    log, checkpoints = json_log or to / "log.jsonl", to / "checkpoints"
+    if log.exists() and not checkpoints.exists():
+        raise KibanError(f"{log}: there already, and not of a run in {to}; give another --json-log, or remove it")
+    try:
+        settings = TrainingSettings(
+            preset=preset,
+            seed=seed,
+            learning_rate=learning_rate,
+            batch_sequences=batch_sequences,
+            sequence_length=sequence_length,
+            threads=threads,
+        ).resolved(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise KibanError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
+    per_step = (settings.batch_sequences or 0) * (settings.sequence_length or 0)
+    try:
+        done = run(
+            config, store, settings.model_copy(update={"tokens": steps * per_step}), log, checkpoints, Progress()
+        )
+        write_run(done, words, to)
+        if words is not None:
+            words.save(to)
+    except Stopped as stopped:
+        if stopped.signal != signal.SIGTERM:
+            raise
+        print(f"{to}: {stopped}; the same command goes on")
+        return
+    except OSError as error:
+        raise KibanError(
+            f"{to}: cannot be written ({error.strerror}); the checkpoints there stand: mend that, and run it again"
+        ) from None
     print(f"{to}: loss {done.loss:.4f} after {done.num_steps} steps, {done.tokens_per_s:.0f} tokens/s")
 
 

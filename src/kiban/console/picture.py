@@ -233,7 +233,7 @@ def _box(artifact: Artifact, x: float, y: float, number: str, up: str) -> Markup
         y=y,
         w=WIDTH,
         h=HEIGHT,
-        name=_text("name", x + 12, y + 23, title(artifact), 20),
+        name=_text("name", x + 12, y + 23, title(artifact), 19),
         figure=_text("figure", x + 12, y + 44, key_figure(artifact), 33),
         right=x + WIDTH - 10,
         line=y + 22,

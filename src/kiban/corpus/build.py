@@ -108,7 +108,7 @@ def read_sources(inputs: list[Input], folder: Path, workers: int, progress: Prog
                     number = piece.number
                     if not source.job.piece_folder(number).exists():
                         yield source.job, piece
-                    task.update((done + piece.consumed) / 1e6)
+                    task.update((done + min(piece.consumed, source.bytes)) / 1e6)
                 numbers[source.job.terms.source] = number + 1
                 done += source.bytes
 

@@ -36,10 +36,12 @@ COLUMNS = len(NAMES)
 NGRAM = 10
 SHORTEST_LINE = 5
 
-# Shift_JIS letters that UTF-8 kana and kanji become (縺 繧 繝 are their lead bytes) and that hardly any text holds, and
-# what Latin-1 or Windows-1252 makes of the same bytes.
+# What kana and kanji in UTF-8 become when they are read as CP932 (縺 繧 繝 are their lead bytes, and hardly any text holds
+# those characters) or as Latin-1 and Windows-1252 (accented letters in a row).
 MOJIBAKE = np.zeros(0x10000, bool)
-MOJIBAKE[[ord(c) for c in "縺繧繝譁蟄邵郢隴鬟縲ãÃâåæ�"]] = True
+MOJIBAKE[[ord(c) for c in "縺繧繝譁蟄邵郢隴鬟縲\ufffd"]] = True
+MOJIBAKE[0xC0:0x100] = True
+MOJIBAKE[[ord(c) for c in "×÷"]] = False
 
 
 def statistics(texts: "pa.StringArray") -> np.ndarray:

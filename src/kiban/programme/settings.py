@@ -97,7 +97,7 @@ def _derive(tables: dict[str, Any]) -> None:
     seed = tables.get("programme", {}).get("seed", 0)
     derived = {"training": {"preset": name, "seed": seed}}
     if name in PRESETS:
-        derived["tokenizer"] = {"vocabulary": PRESETS[name].vocabulary}
+        derived["tokenizer"] = {"at_most": PRESETS[name].vocabulary}
     if "robot" in tables:
         derived["robot"] = {"seed": seed}
     for table, values in derived.items():

@@ -84,7 +84,7 @@ class RayCamera:
 
     def _normals(self, geom: int, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Outward unit normals of `geom` at `points` on its surface, both in the geom's frame."""
-        kind, size = self._model.geom_type[geom], self._model.geom_size[geom]
+        kind, size = _GEOM(int(self._model.geom_type[geom])), self._model.geom_size[geom]
         normals = np.zeros_like(points)
         if kind == _GEOM.mjGEOM_PLANE:
             normals[:, 2] = 1.0

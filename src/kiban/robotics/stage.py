@@ -105,20 +105,7 @@ def policy(
     """Trains the policy on the demonstrations, reading their sentences through the exported language model."""
     from kiban.robotics.train_policy import train_from
 
-    embodiment, tasks = demonstrations.settings["embodiment"], demonstrations.settings["tasks"]
-    trained = train_from(
-        demonstrations.path / "dataset",
-        export.path,
-        embodiment,
-        tuple(tasks),
-        export.address,
-        settings.steps,
-        settings.batch,
-        settings.seed,
-        settings.threads,
-        out,
-        progress,
-    )
+    trained = train_from(settings, demonstrations, export, out, progress)
     return Outcome(
         {
             "policy.loss": Metric(value=trained.loss, unit="mean squared error of normalised actions"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kiban.artifacts.files import write_atomic
 from kiban.artifacts.progress import Progress
-from kiban.artifacts.store import WORK
+from kiban.artifacts.store import WORK, Artifact
 from kiban.robotics.agent import PolicyDescription, save_policy
 from kiban.robotics.demonstrations import ACTION, IMAGES, STATE
 from kiban.robotics.embodiment import load
@@ -22,6 +22,7 @@ from kiban.robotics.language import Reader
 from kiban.robotics.lerobot_v3 import Dataset
 from kiban.robotics.normaliser import CHANNELS, Normaliser, Normalisers
 from kiban.robotics.policy import CameraShape, Policy, PolicyConfig
+from kiban.robotics.stage import PolicySettings
 
 LEARNING_RATE = 2e-3
 WARM_UP = 100  # steps
@@ -88,24 +89,15 @@ class Trained:
 
 
 def train_from(
-    dataset_folder: Path,
-    language_folder: Path,
-    embodiment_name: str,
-    tasks: tuple[str, ...],
-    language: str,
-    steps: int,
-    batch: int,
-    seed: int,
-    threads: int,
-    out: Path,
-    progress: Progress,
+    settings: PolicySettings, demonstrations: Artifact, export: Artifact, out: Path, progress: Progress
 ) -> Trained:
-    """Trains a policy for an embodiment on its dataset and writes it into `out`; `language` is the model's address.
+    """Trains a policy for the demonstrated embodiment, reading through the exported language model, into `out`.
 
     Raises:
         KibanError: if the dataset is not of that embodiment, or is not whole.
     """
-    embodiment, dataset, reader = load(embodiment_name), Dataset(dataset_folder), Reader.load(language_folder)
+    embodiment = load(demonstrations.settings["embodiment"])
+    dataset, reader = Dataset(demonstrations.path / "dataset"), Reader.load(export.path)
     normalisers = _normalisers(dataset)
     normalisers.check(embodiment)
     network = PolicyConfig(
@@ -115,17 +107,21 @@ def train_from(
         language=reader.num_features,
     )
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         policy = Policy(network)
     examples = Examples(dataset, reader, normalisers, network.chunk)
     work = out / WORK
     work.mkdir(exist_ok=True)
-    log, frames_per_s = train(policy, examples, steps, batch, seed, work, progress)
+    log, frames_per_s = train(policy, examples, settings.steps, settings.batch, settings.seed, work, progress)
     torch.set_num_threads(threads_before)
     description = PolicyDescription(
-        embodiment=embodiment_name, tasks=tasks, language=language, network=network, normalisers=normalisers
+        embodiment=embodiment.name,
+        tasks=demonstrations.settings["tasks"],
+        language=export.address,
+        network=network,
+        normalisers=normalisers,
     )
     save_policy(policy, description, out)
     write_atomic(out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))

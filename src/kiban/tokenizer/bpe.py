@@ -30,12 +30,12 @@ from kiban.tokenizer.special import (
     SPECIAL,
 )
 
-# Pieces within which merges may happen, tried in this order at every place. A piece of Japanese is a word with what hangs
-# on it: kanji or katakana, the hiragana after them (okurigana, particles), and one closing mark. A cut falls only where
-# hiragana ends and the next word begins. That compresses better than whole runs of Japanese (1.71 against 1.59 characters
-# a token on novels, vocabulary 8192) and keeps the distinct pieces, and so the memory of training, at two thirds.
-# No look-around: both engines that read this (Oniguruma in `tokenizers`, a backtracking one in tiktoken) then take linear
-# time and give the same pieces.
+# Pieces within which merges may happen, tried in this order at every place. A piece of Japanese is a word with what
+# hangs on it: kanji or katakana, the hiragana after them (okurigana, particles), and one closing mark. A cut falls only
+# where hiragana ends and the next word begins. That compresses better than whole runs of Japanese (1.71 against 1.59
+# characters a token on novels, vocabulary 8192), and training holds two thirds of the distinct pieces. There is no
+# look-around, so both engines that read this (Oniguruma in `tokenizers`, a backtracking one in tiktoken) take linear
+# time; that they give the same pieces is tested over all of Unicode.
 _HAN = r"[\p{Han}\u3006\u30F5\u30F6]"  # with 〆 ヵ ヶ, as in 一ヶ月
 _HIRAGANA = r"[\p{Hiragana}\u30FC\u3099\u309A]"  # with ー and combining dakuten
 _KATAKANA = r"[\p{Katakana}\u30FC\u3099\u309A\uFF70\uFF9E\uFF9F]"  # half-width marks too

@@ -95,6 +95,8 @@ def _table(rows: list[Place]) -> pa.Table:
 
 @dataclass
 class _Writer:
+    """Appends tokens to shards of SHARD_TOKENS. What an interrupted run left is removed first."""
+
     folder: Path
     total: int = 0
     sizes: list[int] = field(default_factory=list)
@@ -127,60 +129,79 @@ class _Writer:
 class TokenStore:
     """Packed tokens, memory-mapped."""
 
-    def __init__(self, folder: Path, vocab_size: int, sizes: list[int]) -> None:
+    def __init__(self, folder: Path, vocab_size: int, tokenizer: str, sizes: list[int]) -> None:
         self.folder, self.vocab_size = folder, vocab_size
+        self.tokenizer = tokenizer  # digest of the tokenizer that packed them
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._shards = [
             np.memmap(folder / f"shard-{i:05d}.bin", dtype="<u4", mode="r") for i, size in enumerate(sizes) if size
         ]
-        self._index: pa.Table | None = None
+
+    @staticmethod
+    def open(folder: Path) -> "TokenStore":
+        """Raises KibanError if a shard is missing, empty, or of another length than tokens.json says."""
+        content = read_json(folder / TOKENS)
+        try:
+            sizes, vocab_size, tokenizer = content["shards"], content["vocabulary"], content["tokenizer"]
+        except (KeyError, TypeError):
+            raise KibanError(f"{folder / TOKENS}: not a description of packed tokens; pack the tokens again") from None
+        for i, size in enumerate(sizes):
+            path = folder / f"shard-{i:05d}.bin"
+            found = path.stat().st_size if path.is_file() else 0
+            if found != 4 * size:
+                raise KibanError(f"{path}: holds {found} bytes, tokens.json says {4 * size}; pack the tokens again")
+        if not sum(sizes):
+            raise KibanError(f"{folder}: holds no token; is the corpus empty?")
+        return TokenStore(folder, vocab_size, tokenizer, sizes)
 
     @property
     def total(self) -> int:
         return int(self._starts[-1])
 
-    @staticmethod
-    def open(folder: Path) -> "TokenStore":
-        """Raises KibanError if a shard is missing, empty, or of another length than tokens.json says."""
-        content = read_json(folder / "tokens.json")
-        for i, size in enumerate(content["shards"]):
-            path = folder / f"shard-{i:05d}.bin"
-            found = path.stat().st_size if path.is_file() else 0
-            if found != 4 * size:
-                raise KibanError(f"{path}: holds {found} bytes, tokens.json says {4 * size}; pack the tokens again")
-        if not content["total"]:
-            raise KibanError(f"{folder}: holds no token; is the corpus empty?")
-        return TokenStore(folder, content["vocabulary"], content["shards"])
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest that other documents, another order of them, or another tokenizer would change. It reads the index
+        (document ids are digests of their texts) and not the tokens."""
+        return sha256_bytes((sha256_file(self.folder / TOKENS) + sha256_file(self.folder / INDEX)).encode())
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length), uint32, across shards."""
+        """Tokens [start, start + length), uint32, across shards.
+
+        Raises:
+            KibanError: if the store ends before that.
+        """
         if not 0 <= start <= start + length <= self.total:
             raise KibanError(f"{self.folder}: tokens {start}..{start + length} of {self.total} were asked for")
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         parts = []
         while length:
-            offset = start - int(self._starts[first])
-            part = np.asarray(self._shards[first][offset : offset + length])
+            offset = start - int(self._starts[shard])
+            part = np.asarray(self._shards[shard][offset : offset + length])
             parts.append(part)
-            start, length, first = start + len(part), length - len(part), first + 1
+            start, length, shard = start + len(part), length - len(part), shard + 1
         return np.concatenate(parts) if parts else np.empty(0, np.uint32)
 
-    def _documents(self) -> pa.Table:
-        if self._index is None:
-            self._index = pq.read_table(self.folder / INDEX)
-        return self._index
+    @cached_property
+    def _index(self) -> pa.Table:
+        return pq.read_table(self.folder / INDEX)
+
+    @cached_property
+    def _document_starts(self) -> np.ndarray:
+        return self._index["start"].to_numpy()
+
+    @property
+    def num_documents(self) -> int:
+        return int(pq.read_metadata(self.folder / INDEX).num_rows)
 
     def documents(self, start: int, stop: int) -> list[Place]:
-        """The documents of which any token lies in [start, stop)."""
-        table = self._documents()
-        starts = table["start"].to_numpy()
-        first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
-        last = int(np.searchsorted(starts, stop, side="left"))
-        return [Place(**row) for row in table.slice(first, last - first).to_pylist()]
+        """The documents of which any token lies in [start, stop), in order."""
+        if stop <= start:
+            return []
+        first = max(0, int(np.searchsorted(self._document_starts, start, side="right")) - 1)
+        last = int(np.searchsorted(self._document_starts, stop, side="left"))
+        return [Place(**row) for row in self._index.slice(first, last - first).to_pylist()]
 
     def find(self, document_id: str) -> tuple[int, int] | None:
-        """(start, length) of a document, in tokens."""
-        import pyarrow.compute as pc
-
-        found = self._documents().filter(pc.field("id") == document_id).to_pylist()
-        return (found[0]["start"], found[0]["length"]) if found else None
+        """(start, length) of a document, in tokens; None if it is not there."""
+        row = pc.index(self._index["id"], document_id).as_py()
+        return None if row < 0 else (self._index["start"][row].as_py(), self._index["length"][row].as_py())

@@ -5,35 +5,47 @@ from pathlib import Path
 
 from pydantic import Field
 
+from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import Metric
-from kiban.artifacts.progress import Progress
+from kiban.artifacts.progress import Progress, Task
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
 
 
 class TokenizerSettings(Settings):
-    """`[tokenizer]`. `vocabulary` follows from the model's preset unless it is given."""
+    """`[tokenizer]`. A `vocabulary` that is given is exact, and an error where the text does not support it. Without it
+    the vocabulary is as large as the text supports, `at_most` of which follows from the model's preset."""
 
-    vocabulary: int = Field(8192, gt=320, le=2**20)
-    sample_megabytes: float = Field(64.0, gt=0)
+    vocabulary: int | None = Field(default=None, gt=320, le=2**20)
+    at_most: int = Field(default=8192, gt=320, le=2**20)
+    sample_megabytes: float = Field(default=32.0, gt=0)  # of UTF-8 text; training takes some 40 bytes of memory for each
 
 
 class TokensSettings(Settings):
-    """`[tokens]`."""
+    """`[tokens]`: nothing to set; every document of the corpus is packed, in its order."""
 
 
-@stage("tokenizer", inputs=("corpus",), version=1, use="pretrain")
+@stage("tokenizer", inputs=("corpus",), version=2, use="pretrain")
 def tokenizer(settings: TokenizerSettings, corpus: Artifact, out: Path, progress: Progress) -> Outcome:
     """Learns merges from the corpus: from all of it, or from every n-th document where it is larger than the sample."""
     from kiban.tokenizer.bpe import Tokenizer
 
-    texts = list(_sample(corpus, settings.sample_megabytes))
-    progress.say(f"tokenizer: learning {settings.vocabulary} entries from {len(texts)} documents")
-    made = Tokenizer.train(texts, settings.vocabulary)
+    every = _every(corpus, settings.sample_megabytes)
+    with progress.task("learning merges", None, "documents") as task:
+        texts = _sample(corpus, every, task)
+        if settings.vocabulary is not None:
+            made = Tokenizer.train(texts, settings.vocabulary)
+        else:
+            made = Tokenizer.train(texts, settings.at_most, may_be_smaller=True)
     made.save(out)
-    characters = sum(map(len, texts))
-    num_bytes = sum(len(text.encode()) for text in texts)
-    tokens = sum(len(ids) for ids in made.encode_batch(texts))
+    characters = num_bytes = tokens = 0
+    with progress.task("measuring", None, "documents") as task:
+        for text in _sample(corpus, every, task):
+            characters += len(text)
+            num_bytes += len(text.encode())
+            tokens += len(made.encode(text))
+    if not tokens:
+        raise KibanError(f"{corpus.name}: holds no text; look into its ledger for what was dropped and why")
     return Outcome(
         {
             "tokenizer.vocabulary": Metric(value=made.vocab_size, unit="entries"),
@@ -43,7 +55,7 @@ def tokenizer(settings: TokenizerSettings, corpus: Artifact, out: Path, progress
     )
 
 
-@stage("tokens", inputs=("corpus", "tokenizer"), version=1, use="pretrain")
+@stage("tokens", inputs=("corpus", "tokenizer"), version=2, use="pretrain")
 def tokens(settings: TokensSettings, corpus: Artifact, tokenizer: Artifact, out: Path, progress: Progress) -> Outcome:
     """Encodes and packs every document of the corpus, in its order."""
     from kiban.tokenizer.bpe import Tokenizer
@@ -57,29 +69,38 @@ def tokens(settings: TokensSettings, corpus: Artifact, tokenizer: Artifact, out:
     return Outcome(
         {
             "tokens.total": Metric(value=store.total, unit="tokens"),
-            "tokens.documents": Metric(value=len(store.documents(0, store.total)), unit="documents"),
+            "tokens.documents": Metric(value=store.num_documents, unit="documents"),
         }
     )
+
+
+def _shards(corpus: Artifact) -> list[Path]:
+    return sorted((corpus.path / "shards").glob("*.parquet"))
 
 
 def _documents(corpus: Artifact, columns: list[str]) -> Iterator[dict[str, str]]:
     import pyarrow.parquet as pq
 
-    for path in sorted((corpus.path / "shards").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=columns):
-            yield from batch.to_pylist()
+    for path in _shards(corpus):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                yield from batch.to_pylist()
 
 
-def _sample(corpus: Artifact, megabytes: float) -> Iterator[str]:
+def _every(corpus: Artifact, megabytes: float) -> int:
+    """n, so that every n-th document makes a sample of about that size."""
     import pyarrow.parquet as pq
 
-    paths = sorted((corpus.path / "shards").glob("*.parquet"))
-    size = sum(
-        pq.ParquetFile(path).metadata.row_group(group).total_byte_size
-        for path in paths
-        for group in range(pq.ParquetFile(path).metadata.num_row_groups)
-    )
-    every = max(1, round(size / (megabytes * 1e6)))
+    size = 0
+    for path in _shards(corpus):
+        metadata = pq.read_metadata(path)
+        text = metadata.schema.names.index("text")
+        size += sum(metadata.row_group(g).column(text).total_uncompressed_size for g in range(metadata.num_row_groups))
+    return max(1, round(size / (megabytes * 1e6)))
+
+
+def _sample(corpus: Artifact, every: int, task: Task) -> Iterator[str]:
     for number, document in enumerate(_documents(corpus, ["text"])):
         if number % every == 0:
+            task.advance()
             yield document["text"]

@@ -1,9 +1,10 @@
-"""Checkpoints of a run: whole or absent, on disk before they count, each with its position and its data's fingerprint.
+"""Checkpoints of a run: whole or absent, on disk before they count, each saying what run it is of.
 
 step-00000120/ model.safetensors  optimiser.safetensors  state.json (with the digests of the two; written last)
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,31 +26,42 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: `step` optimiser steps are done, in `seconds`. `fingerprint` says on which data."""
+    """How far a run is: `step` optimiser steps in `seconds`. `matmul_rate` (FLOP/s) was measured at its start."""
 
     step: int
     seconds: float
     matmul_rate: float
-    fingerprint: str
-    loads: list[list[int]] | None = None
 
 
-def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position) -> None:
-    """Raises OSError (disk full): then the checkpoints before are untouched."""
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a run to go on: its settings, its model, and the fingerprint of its data."""
+
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    data: str
+
+
+def save(
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, identity: Identity
+) -> None:
+    """Writes under another name, fsyncs, renames; then forgets all but the newest KEEP.
+
+    Raises:
+        OSError: if it cannot be written (a full disk). Then the checkpoints before are untouched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob(".step-*.tmp"):
+        shutil.rmtree(abandoned)
     final = folder / f"step-{position.step:08d}"
     temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_file(_whole(model.state_dict()), temporary / "model.safetensors")
-        save_file(_moments(model, optimiser), temporary / "optimiser.safetensors")
-        digests = {}
-        for name in ("model.safetensors", "optimiser.safetensors"):
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
-            digests[name] = sha256_file(temporary / name)
-        write_json(temporary / STATE, {"position": asdict(position), "sha256": digests})
+        write_tensors(temporary / "model.safetensors", model.state_dict())
+        write_tensors(temporary / "optimiser.safetensors", _moments(model, optimiser))
+        digests = {path.name: sha256_file(path) for path in temporary.glob("*.safetensors")}
+        state = {"position": asdict(position), "identity": asdict(identity), "sha256": digests}
+        write_json(temporary / STATE, state)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         fsync_folder(folder)
@@ -60,47 +73,67 @@ def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, posit
 
 
 def restore(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, fingerprint: str, say: Callable[[str], None]
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: Identity, say: Callable[[str], None]
 ) -> Position | None:
     """Loads the newest whole checkpoint; None if there is none. One that is damaged is named and passed over.
 
     Raises:
-        KibanError: if the newest whole one was made on other data.
+        KibanError: if it is of another run, naming what differs.
     """
     for path in reversed(_folders(folder)):
         try:
             state = read_json(path / STATE)
             for name, digest in state["sha256"].items():
                 if sha256_file(path / name) != digest:
-                    raise KibanError(f"{path / name}: the bytes are not those that were saved")
-        except (KibanError, KeyError, OSError) as error:
-            say(f"checkpoint {path.name} is damaged ({error}); going back to the one before")
+                    raise KibanError(f"{name}: the bytes are not those that were saved")
+            position, standing = Position(**state["position"]), Identity(**state["identity"])
+        except (KibanError, KeyError, TypeError, OSError) as error:
+            say(f"checkpoint {path.name} is damaged and passed over ({error})")
             continue
-        position = Position(**state["position"])
-        if position.fingerprint != fingerprint:
-            raise KibanError(
-                f"{path}: made with other data or settings than this run has; delete {folder} to start anew, "
-                "or give the run a folder of its own"
-            )
+        _check_same(path, standing, identity)
         model.load_state_dict(load_file(path / "model.safetensors"))
         _restore_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
         return position
     return None
 
 
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, fsynced. Raises OSError as other writers do (safetensors wraps it in an error of its own)."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _check_same(path: Path, standing: Identity, identity: Identity) -> None:
+    remedy = f"delete {path.parent} to start anew, or give the run a folder of its own"
+    if standing.data != identity.data:
+        raise KibanError(f"{path}: made on other data than this run has; {remedy}")
+    for what, before, now in (
+        ("settings", standing.settings, identity.settings),
+        ("model", standing.model, identity.model),
+    ):
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise KibanError(
+                    f"{path}: made with other {what}: {key} was {before.get(key)} and is {now.get(key)}; {remedy}"
+                )
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.exists() else []
-
-
-def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     named = {}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
-            named[f"{name}/{key}"] = value.detach().contiguous()
+            named[f"{name}/{key}"] = value
     return named
 
 
@@ -110,5 +143,5 @@ def _restore_moments(model: nn.Module, optimiser: torch.optim.Optimizer, named: 
     for key, value in named.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
-        state.setdefault(parameter, {})[moment] = value if moment == "step" else value.to(parameter.device)
+        state.setdefault(parameter, {})[moment] = value.to(parameter.device)
     optimiser.state.update(state)

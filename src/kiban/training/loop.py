@@ -1,141 +1,156 @@
-"""The training loop. Reads from top to bottom; everything that it needs stands in files named for what they do."""
+"""The training loop. It reads from top to bottom; what it needs stands in files named for what they do.
 
-import json
+B batch, X length + 1 (inputs and their targets).
+"""
+
 import math
-import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 
 from kiban.artifacts.errors import KibanError
-from kiban.artifacts.hashing import canonical_json, sha256_bytes
-from kiban.artifacts.order import sequence_at
 from kiban.artifacts.progress import Progress
 from kiban.model.config import ModelConfig
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.packing import TokenStore
 from kiban.training import checkpoint
+from kiban.training.batches import Batches
 from kiban.training.flops import flops_per_token, matmul_rate
+from kiban.training.interrupts import Interrupts, Stopped
+from kiban.training.log import StepLog
+from kiban.training.memory import check_memory
 from kiban.training.optimiser import adamw
 from kiban.training.schedule import wsd
 from kiban.training.settings import TrainingSettings
 
-LOG = "log.jsonl"
-
 
 @dataclass(frozen=True)
 class Run:
-    """What `train` leaves: the model, and the figures of the run."""
+    """What `train` leaves: the model, what of the data it read, and the figures of the run."""
 
     model: Transformer
-    loss: float  # nats/token, mean of the last tenth of the steps
+    settings: TrainingSettings  # with what followed from rules
+    num_steps: int
+    num_sequences: int  # in the data
     tokens: int
     seconds: float
-    tokens_per_s: float
+    loss: float  # nats/token, mean over the last tenth of the steps
+    tokens_per_s: float  # median over the steps, as is mfu
     mfu: float
-    num_steps: int
-    num_sequences: int
 
 
 def train(
-    config: ModelConfig,
-    data: TokenStore,
-    settings: TrainingSettings,
-    log: Path,
-    checkpoints: Path,
-    progress: Progress,
-    initial: Transformer | None = None,
+    config: ModelConfig, data: TokenStore, settings: TrainingSettings, log: Path, checkpoints: Path, progress: Progress
 ) -> Run:
-    """Trains, from the newest checkpoint in `checkpoints` if there is one.
+    """Trains a model, from the newest checkpoint in `checkpoints` if there is one.
 
-    `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm, tokens_per_s, mfu, seconds,
-    expert_load_max (over the mean; 1 is balance).
+    `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm (before clipping), tokens_per_s, mfu,
+    seconds, expert_load_max (the largest load of an expert over the mean of its layer: 1 is balance), and mtp_loss
+    where there is an MTP layer.
 
     Raises:
-        KibanError: if data and model do not fit, or the loss is no longer a number (the step's documents are named).
-        KeyboardInterrupt: on SIGINT or SIGTERM, once the present step is saved.
+        KibanError: if model, data and machine do not fit, or the loss is no longer a number (the documents are named).
+        Stopped: on SIGINT or SIGTERM, once the present step is saved.
+        OSError: if a checkpoint cannot be written (a full disk); those before it stand.
     """
-    length = settings.sequence_length or config.max_position_embeddings
-    num_sequences = _check(config, data, length, settings)
-    num_steps = max(1, settings.tokens // (settings.batch_sequences * length))
-    torch.set_num_threads(settings.threads)
+    settings = settings.resolved(config)
+    length, batch_sequences, peak = settings.sequence_length, settings.batch_sequences, settings.learning_rate
+    assert length and batch_sequences and peak
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _check(config, data, length)
+    check_memory(config, device)
+    batches = Batches(data, settings.seed, batch_sequences, length)
+    batch_tokens = batch_sequences * length
+    num_steps = max(1, settings.tokens // batch_tokens)
+    micro_sequences = max(1, settings.micro_batch_tokens // length)
+    torch.set_num_threads(settings.threads)
 
-    model = initial or Transformer(config)
-    if initial is None:
-        model.init_weights(torch.Generator().manual_seed(settings.seed))
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(settings.seed))
     model.to(device).train()
-    optimiser = adamw(model, settings.learning_rate, settings.weight_decay)
+    optimiser = adamw(model, peak, settings.weight_decay)
 
-    fingerprint = sha256_bytes(canonical_json([settings.model_dump(mode="json"), config.model_dump(), data.total]))
-    position = checkpoint.restore(checkpoints, model, optimiser, fingerprint, progress.say)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    identity = checkpoint.Identity(settings.model_dump(mode="json"), config.model_dump(mode="json"), data.fingerprint)
+    position = checkpoint.restore(checkpoints, model, optimiser, identity, progress.say)
     if position is None:
-        rate = matmul_rate(device, torch.float32)
-        position = checkpoint.Position(0, 0.0, rate, fingerprint)
+        _say_epochs(num_steps * batch_sequences, batches, batch_sequences, progress)
+        position = checkpoint.Position(0, 0.0, matmul_rate(device, torch.float32))
     else:
-        progress.say(f"going on after step {position.step} of {num_steps}")
-    losses = _cut_log(log, position.step)
+        progress.say(f"training goes on after step {position.step} of {num_steps}")
+    flops_per_step = flops_per_token(config, length) * batch_tokens
 
-    batch_tokens = settings.batch_sequences * length
-    flops = flops_per_token(config, length)
-    start = time.perf_counter() - position.seconds
-    saved = time.perf_counter()
-    with _Interrupts() as interrupts, log.open("a") as lines, progress.task("training", num_steps, "steps") as task:
+    with (
+        StepLog(log, position.step) as lines,
+        Interrupts() as interrupts,
+        progress.task("training", num_steps, "steps") as task,
+    ):
         task.update(position.step)
+        start = time.perf_counter() - position.seconds
+        saved = time.perf_counter()
         for step in range(position.step, num_steps):
             began = time.perf_counter()
-            lr = settings.learning_rate * wsd(step, num_steps, settings.warmup_share, settings.decay_share)
+            lr = peak * wsd(step, num_steps, settings.warmup_share, settings.decay_share)
             for group in optimiser.param_groups:
                 group["lr"] = lr
 
-            batch = [_sequence(data, settings, step, i, length, num_sequences) for i in range(settings.batch_sequences)]
-            tokens_BX = torch.stack([torch.from_numpy(row.astype("int64")) for row in batch]).to(device)
-            loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:])
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-            value, norm = stats["loss"].item(), grad_norm.item()
-            if not (math.isfinite(value) and math.isfinite(norm)):
-                raise KibanError(_not_a_number(data, settings, step, length, num_sequences, value, norm))
+            totals: dict[str, float] = {}
+            for tokens_BX in batches.tokens(step).split(micro_sequences):
+                tokens_BX = tokens_BX.to(device)
+                share = len(tokens_BX) / batch_sequences
+                loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:])
+                (loss * share).backward()
+                for name, value in stats.items():
+                    totals[name] = totals.get(name, 0.0) + value.item() * share
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip).item()
+            if not (math.isfinite(totals["loss"]) and math.isfinite(grad_norm)):
+                raise KibanError(_not_a_number(batches, step, totals["loss"], grad_norm))
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            load = model.update_routing_bias(settings.bias_rate)
+            load_NE = model.update_routing_bias(settings.bias_rate)
 
-            losses.append(value)
-            took = time.perf_counter() - began
-            line = {
+            seconds = time.perf_counter() - began
+            record = {
                 "step": step + 1,
                 "tokens": (step + 1) * batch_tokens,
-                "loss": value,
+                **totals,
                 "lr": lr,
-                "grad_norm": norm,
-                "tokens_per_s": batch_tokens / took,
-                "mfu": flops * batch_tokens / took / position.matmul_rate,
+                "grad_norm": grad_norm,
+                "tokens_per_s": batch_tokens / seconds,
+                "mfu": flops_per_step / seconds / position.matmul_rate,
                 "seconds": time.perf_counter() - start,
-                "expert_load_max": (load.max() / load.float().mean()).item() if load.numel() else 1.0,
+                "expert_load_max": (load_NE.amax(-1) / load_NE.float().mean(-1)).max().item(),
             }
-            lines.write(json.dumps(line) + "\n")
-            lines.flush()
-            task.note(f"loss {value:.3f}")
+            lines.append(record)
+            task.note(f"loss {totals['loss']:.3f}")
             task.update(step + 1)
-            last = step + 1 == num_steps
-            if last or interrupts.seen or time.perf_counter() - saved > settings.save_every_seconds:
-                now = checkpoint.Position(
-                    step + 1, time.perf_counter() - start, position.matmul_rate, position.fingerprint
-                )
-                checkpoint.save(checkpoints, model, optimiser, now)
+
+            due = time.perf_counter() - saved > settings.save_every_seconds
+            if due or interrupts.seen or step + 1 == num_steps:
+                lines.sync()
+                now = checkpoint.Position(step + 1, time.perf_counter() - start, position.matmul_rate)
+                checkpoint.save(checkpoints, model, optimiser, now, identity)
                 saved = time.perf_counter()
-            if interrupts.seen:
-                raise KeyboardInterrupt
-    return _figures(model, log, losses, num_steps, num_sequences)
+            if interrupts.seen and step + 1 < num_steps:
+                raise Stopped(interrupts.seen, step + 1)
+
+    last_tenth = [record["loss"] for record in lines.records[-max(1, num_steps // 10) :]]
+    return Run(
+        model=model,
+        settings=settings,
+        num_steps=num_steps,
+        num_sequences=batches.num_sequences,
+        tokens=num_steps * batch_tokens,
+        seconds=lines.records[-1]["seconds"],
+        loss=sum(last_tenth) / len(last_tenth),
+        tokens_per_s=_median([record["tokens_per_s"] for record in lines.records]),
+        mfu=_median([record["mfu"] for record in lines.records]),
+    )
 
 
-def _check(config: ModelConfig, data: TokenStore, length: int, settings: TrainingSettings) -> int:
-    """The number of whole sequences in the data."""
+def _check(config: ModelConfig, data: TokenStore, length: int) -> None:
     if data.vocab_size != config.vocab_size:
         raise KibanError(
             f"{data.folder}: packed with a vocabulary of {data.vocab_size}, the model has {config.vocab_size}; "
@@ -146,89 +161,26 @@ def _check(config: ModelConfig, data: TokenStore, length: int, settings: Trainin
             f"[training] sequence_length {length} exceeds the model's context of {config.max_position_embeddings}; "
             "lower it, or take a larger preset"
         )
-    num_sequences = (data.total - 1) // length
-    if num_sequences < 1:
-        raise KibanError(
-            f"{data.folder}: {data.total} tokens do not fill one sequence of {length}; "
-            "add text, or lower sequence_length in [training]"
+
+
+def _say_epochs(num_read: int, batches: Batches, batch_sequences: int, progress: Progress) -> None:
+    if batch_sequences > batches.num_sequences:
+        progress.say(
+            f"training: a batch of {batch_sequences} sequences is more than the data holds ({batches.num_sequences}); "
+            "every step reads some of it more than once"
         )
-    return num_sequences
+    elif num_read > batches.num_sequences:
+        progress.say(f"training: reads the data {num_read / batches.num_sequences:.1f} times")
 
 
-def _sequence(
-    data: TokenStore, settings: TrainingSettings, step: int, row: int, length: int, num_sequences: int
-) -> Any:
-    """Row `row` of step `step`: length + 1 tokens, uint32."""
-    sequence = sequence_at(settings.seed, step * settings.batch_sequences + row, num_sequences)
-    return data.window(sequence * length, length + 1)
-
-
-def _not_a_number(
-    data: TokenStore, settings: TrainingSettings, step: int, length: int, num_sequences: int, loss: float, norm: float
-) -> str:
-    names: list[str] = []
-    for row in range(settings.batch_sequences):
-        sequence = sequence_at(settings.seed, step * settings.batch_sequences + row, num_sequences)
-        names += [place.id for place in data.documents(sequence * length, (sequence + 1) * length)]
+def _not_a_number(batches: Batches, step: int, loss: float, grad_norm: float) -> str:
+    names = [place.id for place in batches.documents(step)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return (
-        f"training: loss {loss} and gradient norm {norm} at step {step + 1}; lower learning_rate in [training]; "
-        f"documents of that step: {shown}"
+        f"training: loss {loss} and gradient norm {grad_norm} at step {step + 1}; lower learning_rate in [training], "
+        f"or look into the documents of that step: {shown}"
     )
 
 
-def _cut_log(log: Path, step: int) -> list[float]:
-    """Drops the lines after `step` (they will be done again); gives the losses up to it."""
-    if not log.exists():
-        return []
-    kept = []
-    for line in log.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line that a kill cut off
-            break
-        if record["step"] > step:
-            break
-        kept.append(record)
-    log.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    return [record["loss"] for record in kept]
-
-
-def _figures(model: Transformer, log: Path, losses: list[float], num_steps: int, num_sequences: int) -> Run:
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    rates = sorted(record["tokens_per_s"] for record in records)
-    mfus = sorted(record["mfu"] for record in records)
-    tail = losses[-max(1, num_steps // 10) :]
-    return Run(
-        model=model,
-        loss=sum(tail) / len(tail),
-        tokens=records[-1]["tokens"],
-        seconds=records[-1]["seconds"],
-        tokens_per_s=rates[len(rates) // 2],
-        mfu=mfus[len(mfus) // 2],
-        num_steps=num_steps,
-        num_sequences=num_sequences,
-    )
-
-
-class _Interrupts:
-    """Turns SIGINT and SIGTERM into a flag, so that the step is finished and saved. A second one acts at once."""
-
-    def __enter__(self) -> "_Interrupts":
-        self.seen = False
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                pass
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

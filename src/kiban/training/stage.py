@@ -1,60 +1,39 @@
 """The stage `model`: packed tokens -> a trained model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import Metric
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.stage import Outcome, stage
 from kiban.artifacts.store import Artifact
 from kiban.training.settings import TrainingSettings
 
-# Openings for the sample generations, one a register.
-PROMPTS = (
-    "春になると、",
-    "この町の市場では、",
-    "いつもお世話になっております。",
-    "平素は格別のご高配を賜り、",
-    "作業を始める前に、",
-    "手順1",
-    "点検の結果、",
-    "注意：",
-    "お電話ありがとうございます。",
-    "赤い立方体を",
-    "恐れ入りますが、青い円柱を",
-    "会議では、",
-)
+if TYPE_CHECKING:
+    from kiban.tokenizer.bpe import Tokenizer
+    from kiban.training.loop import Run
 
 
-@stage("model", inputs=("tokens", "tokenizer"), version=1, use="pretrain")
+@stage("model", inputs=("tokens", "tokenizer"), version=2, use="pretrain")
 def model(settings: TrainingSettings, tokens: Artifact, tokenizer: Artifact, out: Path, progress: Progress) -> Outcome:
     """Trains the preset on the tokens: config.json, model.safetensors, log.jsonl, samples.json."""
-    from safetensors.torch import save_file
-
-    from kiban.artifacts.files import write_json
-    from kiban.model.generate import generate
+    from kiban.artifacts.files import write_atomic
     from kiban.model.presets import preset
     from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
-    from kiban.training.loop import LOG, train
+    from kiban.training.loop import train
 
-    data = TokenStore.open(tokens.path)
+    data, words = TokenStore.open(tokens.path), Tokenizer.load(tokenizer.path)
+    if data.tokenizer != words.digest:
+        raise KibanError(f"{tokens.name}: packed with another tokenizer than {tokenizer.name}; pack the text again")
     config = preset(settings.preset, data.vocab_size).model_copy(update={"num_nextn_predict_layers": int(settings.mtp)})
-    run = train(config, data, settings, out / LOG, out / ".work" / "checkpoints", progress)
-
-    write_json(out / "config.json", config.model_dump())
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
-    save_file(state, out / "model.safetensors")
-    words = Tokenizer.load(tokenizer.path)
-    samples = []
-    for number, prompt in enumerate(PROMPTS):
-        ids = [words.bos_id, *words.encode(prompt)]
-        drawn = generate(run.model, ids, 64, temperature=0.8, top_p=0.95, seed=number, stop_ids=(words.eos_id,))
-        continuation = [token for token, _ in drawn if token != words.eos_id]
-        samples.append({"prompt": prompt, "continuation": words.decode(continuation), "temperature": 0.8})
-    write_json(out / "samples.json", samples)
+    log = out / ".work" / "log.jsonl"  # with the checkpoints, which count on it: what else is here goes after an error
+    run = train(config, data, settings, log, out / ".work" / "checkpoints", progress)
+    write_run(run, words, out)
+    write_atomic(out / "log.jsonl", log.read_bytes())
 
     parameters = config.parameters()
-    length = settings.sequence_length or config.max_position_embeddings
     return Outcome(
         {
             "training.loss": Metric(value=run.loss, unit="nats/token"),
@@ -65,11 +44,29 @@ def model(settings: TrainingSettings, tokens: Artifact, tokenizer: Artifact, out
             "training.parameters": Metric(value=parameters.total, unit="parameters"),
             "training.active_parameters": Metric(value=parameters.active, unit="parameters"),
         },
-        consumed={
-            "sequences": [0, run.num_steps * settings.batch_sequences],
-            "num_sequences": run.num_sequences,
-            "sequence_length": length,
-            "batch_sequences": settings.batch_sequences,
-            "seed": settings.seed,
-        },
+        consumed=consumed(run),
     )
+
+
+def write_run(run: "Run", tokenizer: "Tokenizer | None", folder: Path) -> None:
+    """config.json and model.safetensors of a finished run, and samples.json where there is a tokenizer."""
+    from kiban.artifacts.files import write_json
+    from kiban.training.checkpoint import write_tensors
+    from kiban.training.samples import samples
+
+    write_json(folder / "config.json", run.model.config.model_dump(mode="json"))
+    write_tensors(folder / "model.safetensors", run.model.state_dict())
+    if tokenizer is not None:
+        write_json(folder / "samples.json", samples(run.model, tokenizer))
+
+
+def consumed(run: "Run") -> dict[str, object]:
+    """What of the data the run read: positions [0, n) of the order that the seed gives (see artifacts.order)."""
+    assert run.settings.batch_sequences is not None
+    return {
+        "sequences": [0, run.num_steps * run.settings.batch_sequences],
+        "num_sequences": run.num_sequences,
+        "sequence_length": run.settings.sequence_length,
+        "batch_sequences": run.settings.batch_sequences,
+        "seed": run.settings.seed,
+    }

@@ -1,0 +1,35 @@
+"""Whether a model fits, before anything is allocated."""
+
+from pathlib import Path
+
+import torch
+
+from kiban.artifacts.errors import KibanError
+from kiban.model.config import ModelConfig
+
+BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient, and AdamW's two moments
+
+
+def check_memory(config: ModelConfig, device: torch.device) -> None:
+    """Activations are not counted: what passes may still be tight.
+
+    Raises:
+        KibanError: if the parameters with their optimiser state exceed the device's free memory, saying by how much.
+    """
+    free = _free_bytes(device)
+    needed = BYTES_PER_PARAMETER * config.parameters().total
+    if free is not None and needed > free:
+        raise KibanError(
+            f"[model]: {config.parameters().total / 1e6:.0f}M parameters need {needed / 1e9:.1f} GB for training, "
+            f"{(needed - free) / 1e9:.1f} GB more than are free here; take a smaller preset, or a larger machine"
+        )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
