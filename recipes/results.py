@@ -1,10 +1,13 @@
-"""Prints what a finished programme gave, as Markdown: python recipes/results.py recipes/open-text > docs/results/open-text.md
+"""Prints what a finished programme gave, as Markdown.
+
+    python recipes/results.py recipes/open-text > docs/results/open-text.md
 
 Reads manifests and summaries only; every figure in the page comes from them.
 """
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from kiban.artifacts.files import read_json
@@ -52,19 +55,20 @@ def _stages(artifacts: dict[str, Artifact]) -> None:
 
 
 def _corpus(corpus: Artifact) -> None:
-    summary = read_json(corpus.path / "summary.json")
-    print("## Corpus\n\n| source | documents in | kept | held back | characters in | kept |\n|---|---:|---:|---:|---:|---:|")
-    for name, s in summary["sources"].items():
-        print(
-            f"| {name} | {s['documents_in']:,} | {s['documents_kept']:,} | {s['held_back']:,} "
-            f"| {s['characters_in']:,} | {s['characters_kept']:,} |"
-        )
-    print("\n| dropped because | documents |\n|---|---:|")
-    for reason, count in sorted(summary["dropped"].items(), key=lambda item: -item[1]):
-        print(f"| {reason} | {count:,} |")
-    print("\n| masked | times |\n|---|---:|")
-    for category, count in sorted(summary["masked"].items(), key=lambda item: -item[1]):
-        print(f"| {category} | {count:,} |")
+    sources = read_json(corpus.path / "summary.json")["sources"]
+    print("## Corpus\n")
+    print("| source | documents in | kept | held back | characters in | kept |\n|---|---:|---:|---:|---:|---:|")
+    columns = ("documents_in", "documents_kept", "documents_held_back", "characters_in", "characters_kept")
+    for name, row in sources.items():
+        print(f"| {name} | " + " | ".join(f"{row[column]:,}" for column in columns) + " |")
+    print("| all | " + " | ".join(f"{sum(row[c] for row in sources.values()):,}" for c in columns) + " |")
+    for group, head in (("dropped", "dropped because"), ("masked", "masked")):
+        print(f"\n| {head} | times |\n|---|---:|")
+        totals: Counter[str] = Counter()
+        for row in sources.values():
+            totals.update(row[group])
+        for name, count in totals.most_common():
+            print(f"| {name} | {count:,} |")
     print()
 
 

@@ -42,7 +42,7 @@ def test_length_is_no_way_to_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_liking_some_characters_is_no_way_to_answer(name: str) -> None:
-    """A unigram model of characters, fitted on half of the pairs (two and two, as they mirror each other), on the rest."""
+    """A unigram model of characters, fitted on half of the pairs, on the rest. They mirror each other two and two."""
     rows = pairs.rows(name)
     score: Counter[str] = Counter()
     for i, row in enumerate(rows):

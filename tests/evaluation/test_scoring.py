@@ -66,9 +66,7 @@ def test_a_continuation_is_scored_after_its_context(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
-def test_scores_do_not_depend_on_the_batch(
-    scorer: Scorer, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_do_not_depend_on_the_batch(scorer: Scorer, batch_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [("箱を", TEXT[:n]) for n in range(1, 40, 3)]
     expected = [scorer.log_likelihoods([pair])[0] for pair in pairs]
     monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
@@ -100,7 +98,10 @@ def test_nothing_to_score_is_refused(scorer: Scorer, tmp_path: Path) -> None:
 
 
 def test_accuracy_counts_the_right_choice(scorer: Scorer) -> None:
-    items = [suite.Item(str(i), "", ("箱を運ぶ", "箱を運ぶ箱を運ぶ箱を運ぶ"), i % 2, "even" if i % 2 else "odd") for i in range(8)]
+    items = [
+        suite.Item(str(i), "", ("箱を運ぶ", "箱を運ぶ箱を運ぶ箱を運ぶ"), i % 2, "even" if i % 2 else "odd")
+        for i in range(8)
+    ]
     result = engine.choose(scorer, items, lambda n: None)
     assert result.metrics["accuracy"].value == 0.5 and result.metrics["accuracy"].n == 8
     assert {result.by["even"].value, result.by["odd"].value} == {0.0, 1.0}

@@ -147,9 +147,7 @@ def test_health_and_unknown_paths(address: str) -> None:
 
 
 def test_a_client_that_goes_away_frees_the_engine(client: openai.OpenAI) -> None:
-    stream = client.completions.create(
-        model="tiny-model", prompt="箱", max_tokens=50, temperature=1.5, stream=True
-    )
+    stream = client.completions.create(model="tiny-model", prompt="箱", max_tokens=50, temperature=1.5, stream=True)
     next(iter(stream))
     stream.close()
     client.completions.create(model="tiny-model", prompt="箱", max_tokens=1, timeout=15)

@@ -24,7 +24,7 @@ def score(
     from kiban.evaluation.scoring import Scorer
 
     try:
-        text = text_file.read_text(encoding="utf-8")
+        text = text_file.read_bytes().decode("utf-8")  # as given: line ends too
     except OSError as error:
         raise KibanError(f"{text_file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -41,7 +41,9 @@ def score(
     if as_json:
         print_json(answer)
     else:
-        print(f"{found.bits_per_character:.4f} bits/character over {found.characters} characters, {found.tokens} tokens")
+        print(
+            f"{found.bits_per_character:.4f} bits/character over {found.characters} characters, {found.tokens} tokens"
+        )
 
 
 @app.command("list")

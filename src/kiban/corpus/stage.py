@@ -52,11 +52,11 @@ class SourceSettings(Settings):
     residency: tuple[str, ...] = (ANYWHERE,)
     expires: datetime.date | None = None
     obligations: tuple[str, ...] = ()
-    register_: str = Field("", alias="register")
+    register_: str = Field(default="", alias="register")
     encoding: str | None = None
-    megabytes: float | None = Field(None, gt=0, le=64)
+    megabytes: float | None = Field(default=None, gt=0, le=64)
     seed: int | None = None
-    location: str | None = Field(None, exclude=True)  # `path` made absolute; None for the demo text
+    location: str | None = Field(default=None, exclude=True)  # `path` made absolute; None for the demo text
 
     @field_validator("encoding")
     @classmethod
@@ -138,15 +138,15 @@ class CorpusSettings(Settings):
     sources, that must stay out. `workers` is a number of processes; any number gives the same corpus."""
 
     recipe: str = "kiban"
-    hold_back: float = Field(0.01, ge=0, lt=1)
-    near_duplicate: float = Field(0.8, gt=0.5, le=1)
-    permutations: int = Field(128, ge=16, le=1024)
-    bands: int = Field(32, ge=1)
+    hold_back: float = Field(default=0.01, ge=0, lt=1)
+    near_duplicate: float = Field(default=0.8, gt=0.5, le=1)
+    permutations: int = Field(default=128, ge=16, le=1024)
+    bands: int = Field(default=32, ge=1)
     evaluation_data: str | None = None
     withdrawn: tuple[str, ...] = ()
-    workers: int = Field(1, ge=1, exclude=True)
+    workers: int = Field(default=1, ge=1, exclude=True)
     locations: dict[str, str] = Field(default_factory=dict, exclude=True)  # source name -> absolute path
-    folder: str = Field(".", exclude=True)  # what paths in this table are relative to
+    folder: str = Field(default=".", exclude=True)  # what paths in this table are relative to
 
     @model_validator(mode="after")
     def _whole_bands(self) -> "CorpusSettings":

@@ -36,8 +36,8 @@ COLUMNS = len(NAMES)
 NGRAM = 10
 SHORTEST_LINE = 5
 
-# What kana and kanji in UTF-8 become when they are read as CP932 (縺 繧 繝 are their lead bytes, and hardly any text holds
-# those characters) or as Latin-1 and Windows-1252 (accented letters in a row).
+# What kana and kanji in UTF-8 become when they are read as CP932 (縺 繧 繝 are their lead bytes, and hardly any text
+# holds those characters) or as Latin-1 and Windows-1252 (accented letters in a row).
 MOJIBAKE = np.zeros(0x10000, bool)
 MOJIBAKE[[ord(c) for c in "縺繧繝譁蟄邵郢隴鬟縲\ufffd"]] = True
 MOJIBAKE[0xC0:0x100] = True

@@ -34,7 +34,7 @@ def sample(items: Sequence[Item], limit: int | None) -> list[Item]:
 def choose(scorer: Scorer, items: Sequence[Item], advance: Callable[[int], None]) -> Result:
     """Accuracy: the right choice has the highest log-likelihood (`accuracy`), or the highest a character
     (`accuracy_per_character`). Minimal pairs are choices of two without a prompt."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for start in range(0, len(items), AT_ONCE):
         part = items[start : start + AT_ONCE]
         scores = iter(scorer.log_likelihoods([(item.prompt, choice) for item in part for choice in item.choices]))
@@ -48,8 +48,8 @@ def choose(scorer: Scorer, items: Sequence[Item], advance: Callable[[int], None]
                     "choices": list(item.choices),
                     "answer": item.answer,
                     "log_likelihoods": nats,
-                    "correct": nats.index(max(nats)) == item.answer,
-                    "correct_per_character": per_character.index(max(per_character)) == item.answer,
+                    "correct": _is_best(nats, item.answer),
+                    "correct_per_character": _is_best(per_character, item.answer),
                 }
             )
         advance(len(part))
@@ -67,10 +67,12 @@ def choose(scorer: Scorer, items: Sequence[Item], advance: Callable[[int], None]
     )
 
 
-def bits_per_character(scorer: Scorer, documents: Sequence[Mapping[str, str]], advance: Callable[[int], None]) -> Result:
+def bits_per_character(
+    scorer: Scorer, documents: Sequence[Mapping[str, str]], advance: Callable[[int], None]
+) -> Result:
     """Bits per character of documents (id, source, text): over all, and for each source. Intervals by bootstrap over
     documents."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for document in documents:
         [score] = scorer.texts([document["text"]])
         rows.append(
@@ -88,6 +90,11 @@ def bits_per_character(scorer: Scorer, documents: Sequence[Mapping[str, str]], a
         groups[row["by"]].append(row)
     by = {name: _ratio(group) for name, group in sorted(groups.items())}
     return Result(metrics={"all": _ratio(rows), **by}, by=by, rows=rows)
+
+
+def _is_best(scores: Sequence[float], answer: int) -> bool:
+    """Whether the answer's score is higher than every other: a tie is no answer."""
+    return all(score < scores[answer] for i, score in enumerate(scores) if i != answer)
 
 
 def _accuracy(hits: Sequence[bool]) -> Metric:

@@ -1,5 +1,7 @@
-"""Minimal pairs where the language is regular: composed from tables, so that every form is right in as many pairs as it is
-wrong. A model that merely prefers a form, or the shorter sentence, stays at chance.
+"""Minimal pairs where the language is regular.
+
+They are composed from tables, so that every form is right in as many pairs as it is wrong. A model that merely
+prefers a form, or the shorter sentence, stays at chance.
 
 `python -m kiban.evaluation.pairs` writes data/keigo.jsonl, joshi.jsonl and josuushi.jsonl: these pairs, and behind them
 those of data/by-hand.jsonl.
@@ -13,8 +15,8 @@ DATA = Path(__file__).parent / "data"
 
 Pair = tuple[str, str, str, str]  # good, bad, phenomenon, rationale
 
-# Respectful and humble past forms of the same act, with what it is done to. Respectful forms raise who acts, humble forms
-# lower the speaker who acts: who the subject is decides which one is right.
+# Respectful and humble past forms of the same act, with what it is done to. Respectful forms raise who acts, humble
+# forms lower the speaker who acts: who the subject is decides which one is right.
 ACTS = (
     ("図面を", "ご覧になりました", "拝見しました"),
     ("報告書を", "お読みになりました", "拝読しました"),
@@ -41,7 +43,7 @@ PARTICLES = (
     ("山道", "を", "に", "歩く"),
     ("橋", "を", "に", "渡る"),
     ("角", "を", "に", "曲がる"),
-    ("空", "を", "に", "飛び回る"),
+    ("廊下", "を", "に", "走り抜ける"),
     ("大学", "を", "に", "卒業する"),
     ("家", "を", "に", "飛び出す"),
     ("バス", "を", "に", "降りる"),
@@ -71,21 +73,26 @@ PARTICLES = (
 )
 BEFORE = ("うちの妹は", "きのう会った人も", "みんなが言うには、彼は")
 
-# Counters with what they count; each counter is the wrong one for the things of the next row, and never acceptable there.
+# Counters, how their things exist, and things that they count. Each counter is the wrong one for the things of the
+# next row, and never acceptable there.
 COUNTERS = (
-    ("本", ("鉛筆", "傘", "ネクタイ")),
-    ("枚", ("切符", "座布団", "ハンカチ")),
-    ("台", ("自転車", "冷蔵庫", "扇風機")),
-    ("冊", ("辞書", "雑誌", "絵本")),
-    ("匹", ("金魚", "子猫", "かぶと虫")),
-    ("足", ("靴下", "長靴", "革靴")),
-    ("着", ("背広", "作業服", "ドレス")),
-    ("軒", ("空き家", "本屋", "農家")),
-    ("通", ("手紙", "招待状", "封書")),
-    ("頭", ("乳牛", "象", "馬")),
+    ("本", "ある", ("鉛筆", "傘", "ネクタイ")),
+    ("枚", "ある", ("切符", "座布団", "ハンカチ")),
+    ("台", "ある", ("自転車", "冷蔵庫", "扇風機")),
+    ("冊", "ある", ("辞書", "雑誌", "絵本")),
+    ("匹", "いる", ("金魚", "子猫", "かぶと虫")),
+    ("足", "ある", ("靴下", "長靴", "革靴")),
+    ("着", "ある", ("背広", "作業服", "ドレス")),
+    ("軒", "ある", ("空き家", "本屋", "農家")),
+    ("通", "ある", ("手紙", "招待状", "封書")),
+    ("頭", "いる", ("乳牛", "象", "馬")),
 )
 NUMBERS = ("三", "六", "八")
-SEEN = ("{thing}を{number}{counter}だけ数えた", "そこには{thing}が{number}{counter}あるはずだ", "写真に{thing}が{number}{counter}写っている")
+SEEN = (
+    "{thing}を{number}{counter}だけ数えた",
+    "そこには{thing}が{number}{counter}{exists}はずだ",
+    "写真に{thing}が{number}{counter}写っている",
+)
 
 
 def keigo() -> Iterator[Pair]:
@@ -117,26 +124,25 @@ def joshi() -> Iterator[Pair]:
 
 
 def josuushi() -> Iterator[Pair]:
-    for row, (counter, things) in enumerate(COUNTERS):
+    for row, (counter, exists, things) in enumerate(COUNTERS):
         wrong = COUNTERS[row - 1][0]
-        for thing, number, frame in zip(things, NUMBERS, SEEN, strict=True):
-            for template in (frame, SEEN[(SEEN.index(frame) + 1) % 3]):
-                yield (
-                    template.format(thing=thing, number=number, counter=counter) + "。",
-                    template.format(thing=thing, number=number, counter=wrong) + "。",
-                    f"「{counter}」で数えるもの",
-                    f"{thing}は「{counter}」で数え、「{wrong}」では数えない",
+        for i, (thing, number) in enumerate(zip(things, NUMBERS, strict=True)):
+            for frame in (SEEN[i], SEEN[(i + 1) % 3]):
+                good, bad = (
+                    frame.format(thing=thing, number=number, counter=c, exists=exists) + "。" for c in (counter, wrong)
                 )
+                rationale = f"{thing}は「{counter}」で数え、「{wrong}」では数えない"
+                yield good, bad, f"「{counter}」で数えるもの", rationale
 
 
 def rows(suite: str) -> list[dict[str, str]]:
     """All pairs of a suite: by templates, then by hand."""
     composed = {"keigo": keigo, "joshi": joshi, "josuushi": josuushi}[suite]()
     by_hand = [json.loads(line) for line in (DATA / "by-hand.jsonl").read_text(encoding="utf-8").splitlines()]
-    pairs = [*composed, *((r["good"], r["bad"], r["phenomenon"], r["rationale"]) for r in by_hand if r["suite"] == suite)]
+    hand = [(r["good"], r["bad"], r["phenomenon"], r["rationale"]) for r in by_hand if r["suite"] == suite]
     return [
         {"id": f"{suite}-{number:04}", "good": good, "bad": bad, "phenomenon": phenomenon, "rationale": rationale}
-        for number, (good, bad, phenomenon, rationale) in enumerate(pairs, 1)
+        for number, (good, bad, phenomenon, rationale) in enumerate([*composed, *hand], 1)
     ]
 
 

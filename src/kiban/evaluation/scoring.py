@@ -55,15 +55,23 @@ class Scorer:
         """For (context, continuation): log p(continuation | BOS context) in nats, and its number of tokens.
 
         The two are encoded together, and what is not a whole token of the context counts for the continuation, so that
-        no cut inside a token gives the text away. What exceeds the model's context is cut off at the left.
+        no cut inside a token gives the text away. A context too long for the model is cut off at the left.
+
+        Raises:
+            KibanError: if a continuation alone exceeds the model's context.
         """
         sequences, counted = [], []
         for context, continuation in pairs:
             whole = self.words.encode(context + continuation)
             before = self.words.encode(context)
             common = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+            fresh = len(whole) - min(common, len(whole))
+            if fresh >= self.context:
+                raise KibanError(
+                    f"a choice of {fresh} tokens exceeds the model's context of {self.context}; shorten it"
+                )
             sequences.append([self.words.bos_id, *whole])
-            counted.append(len(whole) - min(common, len(whole)))
+            counted.append(fresh)
         scored = self._scores([sequence[-self.context :] for sequence in sequences])
         return [(sum(scores[len(scores) - n :]), n) for scores, n in zip(scored, counted, strict=True)]
 
@@ -92,8 +100,10 @@ class Scorer:
 
     @torch.inference_mode()
     def _scores(self, sequences: Sequence[list[int]]) -> list[list[float]]:
-        """log p of every token but the first, for each sequence. Sequences of like length are scored together, and those
-        that differ in the last token alone in one pass."""
+        """log p of every token but the first, for each sequence.
+
+        Sequences of like length are scored together, and those that differ in the last token alone in one pass.
+        """
         out: list[list[float]] = [[] for _ in sequences]
         owners: dict[tuple[int, ...], list[int]] = {}
         for i, sequence in enumerate(sequences):

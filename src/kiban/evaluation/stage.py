@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from kiban.artifacts.manifest import Metric
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
@@ -19,7 +21,7 @@ class EvaluationSettings(Settings):
     """
 
     suites: tuple[str, ...] = OWN
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
 
 
 def evaluation_data() -> Path | None:
@@ -49,7 +51,9 @@ def evaluation(
     from kiban.evaluation.scoring import Scorer
 
     scorer = Scorer.load(export.path)
-    metrics, results, skipped = {}, {}, {}
+    metrics: dict[str, Metric] = {}
+    results: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
     with (out / "items.jsonl").open("w", encoding="utf-8") as lines:
         for name in settings.suites:
             chosen = suite.load(name)
@@ -59,7 +63,9 @@ def evaluation(
                 progress.say(f"evaluation: {name} is skipped: {skipped[name]}")
                 continue
             if chosen.rule == "text":
-                documents = pq.read_table(corpus.path / "held_back.parquet", columns=["id", "source", "text"]).to_pylist()
+                documents = pq.read_table(
+                    corpus.path / "held_back.parquet", columns=["id", "source", "text"]
+                ).to_pylist()
                 if not documents:
                     skipped[name] = "the corpus holds no document back; raise hold_back in [corpus]"
                     progress.say(f"evaluation: {name} is skipped: {skipped[name]}")

@@ -32,8 +32,9 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 DEMO_MARK = """\
-The keys in this folder were made by a run of Kiban, because kiban.toml says `demo_keys = true`. One machine holds all of
-them, so a signature by them proves that the mechanism works, and nothing about who agreed. Evidence names them demo keys.
+The keys in this folder were made by a run of Kiban, because kiban.toml says `demo_keys = true`. One machine holds
+all of them, so a signature by them proves that the mechanism works, and nothing about who agreed. Evidence names them
+demo keys.
 """
 
 
@@ -132,7 +133,9 @@ def signers(envelope: dict[str, Any], keys: Mapping[str, str]) -> list[str]:
         key = _key(partner, pem)
         material = key.keyval["public"]
         if material in owners:
-            raise KibanError(f"{owners[material]} and {partner} have the same public key; each organisation needs its own")
+            raise KibanError(
+                f"{owners[material]} and {partner} have the same public key; each organisation needs its own"
+            )
         owners[material] = partner
         parsed[partner] = key
     try:

@@ -80,8 +80,11 @@ class Report:
 
 
 def verify(envelope: dict[str, Any], trusted: Mapping[str, str] | None = None) -> Report:
-    """Checks a bundle. `trusted`: partner -> public PEM; where None, the keys in the signed plan are taken, which proves
-    that the bundle is consistent and not who signed it."""
+    """Checks a bundle. `trusted`: partner -> public PEM.
+
+    Where it is None, the keys in the signed plan are taken, which proves that the bundle is consistent, and not who
+    signed it.
+    """
     report = Report(keys_from_bundle=trusted is None)
     try:
         _verify(envelope, trusted, report)

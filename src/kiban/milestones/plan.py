@@ -1,4 +1,4 @@
-"""The gate plan: what will count as done, signed before the work, so that no goal can move to where the result landed."""
+"""The gate plan: what will count as done, signed before the work, so that no goal moves to where the result landed."""
 
 import datetime
 from collections.abc import Sequence

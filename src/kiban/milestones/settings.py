@@ -27,8 +27,14 @@ class Criterion(Settings):
             raise ValueError(f"criterion '{self.metric}': give one of at_least and at_most")
         return self
 
+    @property
+    def bound(self) -> float:
+        bound = self.at_least if self.at_least is not None else self.at_most
+        assert bound is not None
+        return bound
+
     def met_by(self, value: float) -> bool:
-        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+        return value >= self.bound if self.at_least is not None else value <= self.bound
 
 
 class Approvers(Settings):

@@ -17,18 +17,21 @@ def judge(milestone: Milestone, metrics: Mapping[str, Metric]) -> dict[str, Any]
     """
     criteria = []
     for criterion in milestone.criteria:
-        bound = criterion.at_least if criterion.at_least is not None else criterion.at_most
         metric = metrics.get(criterion.metric)
         row: dict[str, Any] = {
             "metric": criterion.metric,
-            "bound": bound,
+            "bound": criterion.bound,
             "direction": "at_least" if criterion.at_least is not None else "at_most",
             "value": metric.value if metric else None,
             "unit": metric.unit if metric else None,
             "interval": list(metric.interval) if metric and metric.interval else None,
             "met": metric is not None and criterion.met_by(metric.value),
         }
-        inside = metric is not None and metric.interval is not None and metric.interval[0] < bound < metric.interval[1]
+        inside = (
+            metric is not None
+            and metric.interval is not None
+            and metric.interval[0] < criterion.bound < metric.interval[1]
+        )
         row["uncertain"] = bool(inside)
         criteria.append(row)
     return {"criteria": criteria, "verdict": verdict_of(criteria)}

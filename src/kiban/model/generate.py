@@ -18,7 +18,7 @@ def generate(
     seed: int = 0,
     stop_ids: Collection[int] = (),
 ) -> Iterator[tuple[int, float]]:
-    """Yields (token, its log-probability in nats under the model at temperature 1) until a stop id, which it yields too.
+    """Yields (token, its log-probability in nats at temperature 1) until a stop id, which it yields too.
 
     Temperature 0 takes the likeliest token. Nucleus sampling (arXiv 1904.09751) with `top_p` < 1.
 

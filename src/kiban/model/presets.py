@@ -1,8 +1,8 @@
 """One dial: `preset`. Each names eight numbers; every other one follows by the rules in `preset()`, at all sizes.
 
 The numbers grow together: width and depth as in Kaplan et al. (arXiv 2001.08361, section 3: shape matters little
-between width/depth 30 and 120), experts finer and more numerous as in DeepSeekMoE (arXiv 2401.06066), the vocabulary with the
-model (arXiv 2407.13623). `trillion` has the shape of Kimi K2's published configuration but for its vocabulary.
+between width/depth 30 and 120), experts finer and more numerous as in DeepSeekMoE (arXiv 2401.06066), the vocabulary
+with the model (arXiv 2407.13623). `trillion` has the shape of Kimi K2's published configuration but for its vocabulary.
 """
 
 from dataclasses import dataclass

@@ -44,8 +44,8 @@ class Programme(Settings):
 
     folder: Path = Field(exclude=True)
     programme: ProgrammeTable
-    partners: tuple[Partner, ...] = Field((), alias="partner")
-    sources: tuple[SourceSettings, ...] = Field((), alias="source")
+    partners: tuple[Partner, ...] = Field(default=(), alias="partner")
+    sources: tuple[SourceSettings, ...] = Field(default=(), alias="source")
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokens: TokensSettings = TokensSettings()
@@ -53,7 +53,7 @@ class Programme(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     robot: RobotSettings | None = None
-    milestones: tuple[Milestone, ...] = Field((), alias="milestone")
+    milestones: tuple[Milestone, ...] = Field(default=(), alias="milestone")
 
 
 def find_file(path: Path) -> Path:

@@ -56,7 +56,9 @@ def chat(body: Mapping[str, Any], engine: Engine) -> Asked:
     for number, message in enumerate(messages):
         role, content = (message.get(key) for key in ("role", "content")) if isinstance(message, dict) else (None, None)
         if role not in ("system", "user", "assistant"):
-            raise Refusal(400, f"role {role!r} is not supported; use system, user, assistant", f"messages[{number}].role")
+            raise Refusal(
+                400, f"role {role!r} is not supported; use system, user, assistant", f"messages[{number}].role"
+            )
         given.append({"role": role, "content": _text_of(content, number)})
     most = body.get("max_completion_tokens", body.get("max_tokens"))
     return _asked(body, engine.words.chat_tokens(given), most, engine)
@@ -76,9 +78,10 @@ def completion(body: Mapping[str, Any], engine: Engine) -> Asked:
 def _text_of(content: Any, number: int) -> str:
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [None]
-    if all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        return "".join(str(part["text"]) for part in parts)
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    if texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+        return "".join(map(str, texts))
     raise Refusal(400, "only text content is supported", f"messages[{number}].content")
 
 
@@ -101,7 +104,10 @@ def _asked(body: Mapping[str, Any], prompt: list[int], most: Any, engine: Engine
     room = engine.context - len(prompt)
     if room < 1:
         raise Refusal(
-            400, f"the prompt has {len(prompt)} tokens, the context {engine.context}", "messages", "context_length_exceeded"
+            400,
+            f"the prompt has {len(prompt)} tokens, the context {engine.context}",
+            "messages",
+            "context_length_exceeded",
         )
     max_tokens = min(DEFAULT_TOKENS, room) if most is None else _number(most, "max_tokens", 1, float("inf"))
     if max_tokens > room:

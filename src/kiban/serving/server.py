@@ -43,7 +43,9 @@ def create_app(engine: Engine) -> FastAPI:
     @app.get("/v1/models/{name}")
     async def model(name: str) -> dict[str, Any]:
         if name != engine.name:
-            raise Refusal(404, f"there is no model '{name}'; this server has '{engine.name}'", "model", "model_not_found")
+            raise Refusal(
+                404, f"there is no model '{name}'; this server has '{engine.name}'", "model", "model_not_found"
+            )
         return _model(engine)
 
     @app.post("/v1/chat/completions")
@@ -79,7 +81,9 @@ async def _answer(engine: Engine, asked: Asked, kind: str, choice: Choice) -> Re
     pieces = engine.complete(asked.prompt, asked.sampling)
     if asked.stream:
         chunk = kind + ".chunk" if kind == "chat.completion" else kind
-        return StreamingResponse(_events(pieces, asked, {**head, "object": chunk}, choice), media_type="text/event-stream")
+        return StreamingResponse(
+            _events(pieces, asked, {**head, "object": chunk}, choice), media_type="text/event-stream"
+        )
     text, finish, tokens = "", "length", 0
     async for piece in iterate_in_threadpool(pieces):
         text, finish, tokens = text + piece.text, piece.finish or finish, piece.tokens

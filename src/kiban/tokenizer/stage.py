@@ -18,7 +18,9 @@ class TokenizerSettings(Settings):
 
     vocabulary: int | None = Field(default=None, gt=320, le=2**20)
     at_most: int = Field(default=8192, gt=320, le=2**20)
-    sample_megabytes: float = Field(default=32.0, gt=0)  # of UTF-8 text; training takes some 40 bytes of memory for each
+    sample_megabytes: float = Field(
+        default=32.0, gt=0
+    )  # of UTF-8 text; training takes some 40 bytes of memory for each
 
 
 class TokensSettings(Settings):

@@ -188,7 +188,7 @@ def safety_notice(rng: Random) -> tuple[str, str]:
     rows = [_fill(rng, rule, m=machine, p=rng.choice(words.MACHINES[machine]), l=place) for rule in chosen]
     opening = rng.choice(
         [
-            f"先月、{place}で{risk}の事故につながりかねない出来事が{kanji(rng.randint(2, 6))}件ありました。次のことを守ってください。",
+            f"先月、{place}で{risk}の報告が{kanji(rng.randint(2, 6))}件ありました。次のことを守ってください。",
             f"{place}で作業する皆さんへ。{risk}を防ぐために、もう一度確認しましょう。",
             f"{_date(rng)}から{place}の配置が変わります。{risk}に特に注意してください。",
         ]
