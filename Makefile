@@ -27,14 +27,14 @@ demo: .venv/installed
 	$(BIN)/kiban run recipes/demo
 
 check: .venv/installed-dev
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests recipes
+	$(BIN)/ruff check src tests recipes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/installed-dev
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests recipes
+	$(BIN)/ruff check --fix src tests recipes
 
 test: .venv/installed-dev
 	$(BIN)/pytest -m 'not slow'
