@@ -15,8 +15,11 @@ from kiban.training.export import card, export_run
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="A programme, or a model artifact of one.")],
+    path: Annotated[
+        Path, typer.Argument(help="A programme, a model artifact, a run of `kiban train`, or a checkpoint.")
+    ],
     to: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Where tokenizer.json lies, if not with the run.")] = None,
 ) -> None:
     """Writes config.json, weights and tokenizer as transformers, vLLM and SGLang load them.
 
@@ -24,29 +27,44 @@ def export(
     """
     if to.exists() and any(to.iterdir()):
         raise KibanError(f"{to}: not empty; give a new folder")
+    model: Artifact | None = None
     if (path / MANIFEST).is_file():
         model = read_artifact(path)
         if model.kind != "model":
             raise KibanError(f"{path}: a {model.kind}; give a model, or a programme")
-        tokenizer = _input_of(model, "tokenizer")
+        words = tokenizer or _input_of(model, "tokenizer").path
     elif path.name == PROGRAMME_FILE or (path / PROGRAMME_FILE).is_file():
         programme = load(path)
         steps = runner.plan(graph.nodes(programme), graph.store_of(programme))
         made = {step.node.name: step.artifact for step in steps if step.artifact}
         if "model" not in made:
             raise KibanError(f"{path}: no model is made yet; `kiban run {path} --to model` makes it")
-        model, tokenizer = made["model"], made["tokenizer"]
+        model, words = made["model"], tokenizer or made["tokenizer"].path
+    elif (path / "model.safetensors").is_file():
+        words = tokenizer or _beside(path)
     else:
-        raise KibanError(f"{path}: neither a programme (kiban.toml) nor an artifact (manifest.json)")
-    model.check()
+        raise KibanError(
+            f"{path}: neither a programme (kiban.toml), an artifact (manifest.json), a run nor a checkpoint"
+        )
+    if model:
+        model.check()
     try:
         to.mkdir(parents=True, exist_ok=True)
-        tensors = export_run(model.path, tokenizer.path, to)
-        (to / "README.md").write_text(card(model.name, model.rights), encoding="utf-8")
+        tensors = export_run(model.path if model else path, words, to)
+        if model:
+            (to / "README.md").write_text(card(model.name, model.rights), encoding="utf-8")
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
     print(f"{to}: {tensors} tensors")
+
+
+def _beside(run: Path) -> Path:
+    """The folder with the tokenizer of a run, or of the run of a checkpoint (<run>/checkpoints/step-00000120)."""
+    for folder in (run, run.absolute().parents[1]):
+        if (folder / "tokenizer.json").is_file():
+            return folder
+    raise KibanError(f"{run}: no tokenizer.json lies with it; name its folder by --tokenizer")
 
 
 def _input_of(artifact: Artifact, name: str) -> Artifact:

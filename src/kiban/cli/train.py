@@ -87,12 +87,13 @@ def train(
         raise KibanError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
     per_step = (settings.batch_sequences or 0) * (settings.sequence_length or 0)
     try:
+        if words is not None:  # with the run from its first checkpoint on, which can be exported too
+            to.mkdir(parents=True, exist_ok=True)
+            words.save(to)
         done = run(
             config, store, settings.model_copy(update={"tokens": steps * per_step}), log, checkpoints, Progress()
         )
         write_run(done, words, to)
-        if words is not None:
-            words.save(to)
     except Stopped as stopped:
         if stopped.signal != signal.SIGTERM:
             raise

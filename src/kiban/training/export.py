@@ -33,9 +33,7 @@ def export(settings: ExportSettings, model: Artifact, tokenizer: Artifact, out: 
 
 
 def export_run(run: Path, tokenizer: Path, out: Path) -> int:
-    """Exports the run in `run`: config.json and model.safetensors as the `model` stage writes them.
-
-    Gives the number of tensors.
+    """Exports the run or checkpoint in `run`; gives the number of tensors.
 
     Raises:
         KibanError: if `run` holds no trained model.
@@ -49,7 +47,10 @@ def export_run(run: Path, tokenizer: Path, out: Path) -> int:
 
     if not (run / "model.safetensors").is_file():
         raise KibanError(f"{run}: holds no model.safetensors; give a programme, or a folder that the model stage made")
-    config = ModelConfig(**read_json(run / "config.json"))
+    checkpoint = run / "state.json"
+    config = ModelConfig(
+        **(read_json(checkpoint)["identity"]["model"] if checkpoint.is_file() else read_json(run / "config.json"))
+    )
     trained = Transformer(config)
     trained.load_state_dict(load_file(run / "model.safetensors"))
     tensors = hf.save(trained, out, bos_id=BOS, eos_id=EOS, pad_id=PAD)
