@@ -103,7 +103,7 @@ def _sources(maker: Maker) -> None:
 def _corpus(maker: Maker) -> None:
     counts = {
         "aozora": (4000, 3300, 40, 5_100_000, 4_600_000, {"duplicate_exact": 400, "mojibake": 260}),
-        "react-docs": (900, 800, 10, 1_200_000, 1_050_000, {"duplicate_near": 60, "few_hiragana": 30}),
+        "react-docs": (900, 800, 10, 1_200_000, 1_050_000, {"duplicate_near": 60, "few_kana": 30}),
         "dialogue": (1100, 1060, 11, 800_000, 790_000, {"contaminated": 29}),
     }
     summary: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def _corpus(maker: Maker) -> None:
                 "source": "aozora",
                 "uri": f"cards/{i}.txt",
                 "title": HOSTILE if i == 0 else f"ある日の記録 {i}",
-                "reason": ("mojibake", "duplicate_exact", "few_hiragana", "a_reason_of_tomorrow")[i % 4],
+                "reason": ("mojibake", "duplicate_exact", "few_kana", "a_reason_of_tomorrow")[i % 4],
                 "score": 0.031 * i,
                 "detail": "mojibake_share 0.031 > 0.02",
                 "characters": 1200 + i,

@@ -10,7 +10,7 @@ REASONS = {
     "cut_off_lines": Both("途中で切れた行が多い", "many cut-off lines"),
     "duplicate_exact": Both("完全な重複", "exact duplicate"),
     "duplicate_near": Both("ほぼ同じ文書の重複", "near duplicate"),
-    "few_hiragana": Both("ひらがなが少ない", "few hiragana"),
+    "few_kana": Both("かなが少ない", "few kana"),
     "malformed": Both("書式の誤り", "malformed"),
     "many_digits": Both("数字が多い", "many digits"),
     "many_katakana": Both("カタカナが多い", "many katakana"),
