@@ -2,9 +2,10 @@
 
     python recipes/results.py recipes/open-text > docs/results/open-text.md
 
-Reads manifests and summaries only; every figure in the page comes from them.
+Reads manifests, summaries and the training log; every figure in the page comes from them.
 """
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -52,6 +53,10 @@ def _stages(artifacts: dict[str, Artifact]) -> None:
         print(f"| {name} | {made.seconds:.1f} | {made.peak_bytes / 1e6:.0f} |")
     total = sum(artifact.manifest.made.seconds for artifact in artifacts.values())
     print(f"| all | {total:.1f} | {max(a.manifest.made.peak_bytes for a in artifacts.values()) / 1e6:.0f} |\n")
+    log = (artifacts["model"].path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    trained = json.loads(log[-1])["seconds"]
+    print("A stage's seconds are those of the attempt that finished it; one that was interrupted took longer.")
+    print(f"By its log, training took {trained:.0f} s over all attempts.\n")
 
 
 def _corpus(corpus: Artifact) -> None:
