@@ -137,7 +137,7 @@ def test_every_suite_is_whole(name: str, kiban_data: Path) -> None:
         return
     assert path is not None
     items = suite.items(found, path)
-    assert len(items) >= 100
+    assert items  # how many our own sets must hold together: test_pairs.py
     for item in items:
         assert 0 <= item.answer < len(item.choices) and len(set(item.choices)) == len(item.choices)
     if name == "keico":
