@@ -18,7 +18,13 @@ def make_demo(folder: Path, log: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name not in ("KIBAN_DATA", "PYTHONPATH")}
     command = ["make", "demo", f"PYTHON={sys.executable}"]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=log.open("ab"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 
@@ -32,7 +38,7 @@ def test_the_whole_demo(tmp_path: Path) -> None:
 
     first = make_demo(folder, log)
     deadline = time.monotonic() + 1500
-    while "training: " not in log.read_text():
+    while not re.search(r"^training: .* steps/s", log.read_text(), flags=re.MULTILINE):
         assert time.monotonic() < deadline and first.poll() is None, log.read_text()[-3000:]
         time.sleep(1)
     os.killpg(first.pid, signal.SIGINT)
