@@ -1,6 +1,7 @@
 """The architecture against transformers' own, and its parts against plain versions of themselves."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,14 +10,16 @@ import torch.nn.functional as F
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.model import hf
-from kiban.model.config import ModelConfig
+from kiban.model.attention import Attention
+from kiban.model.config import ModelConfig, Yarn
 from kiban.model.generate import generate
 from kiban.model.loss import CHUNK, linear_cross_entropy
-from kiban.model.moe import MoE, grouped_linear
+from kiban.model.moe import MoE, balance_loss, grouped_linear
 from kiban.model.presets import PRESETS, preset
+from kiban.model.rope import rope_tables, rotate
 from kiban.model.transformer import Transformer
 
-VARIANTS: dict[str, dict[str, int]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "compressed queries": {"q_lora_rank": 24},
     "groups": {"n_group": 4, "topk_group": 2},
@@ -24,11 +27,17 @@ VARIANTS: dict[str, dict[str, int]] = {
     "all dense": {"first_k_dense_replace": 3},
     "two shared experts": {"n_shared_experts": 2},
     "mtp": {"num_nextn_predict_layers": 1},
+    "yarn": {"rope_scaling": Yarn(factor=4.0, original_max_position_embeddings=32)},
+    "yarn, other magnitudes": {
+        "rope_scaling": Yarn(
+            factor=8.0, original_max_position_embeddings=16, beta_fast=4.0, mscale=0.7, mscale_all_dim=0.4
+        )
+    },
 }
 
 
-def small(**changes: int | float) -> ModelConfig:
-    numbers: dict[str, int | float] = {
+def small(**changes: Any) -> ModelConfig:
+    numbers: dict[str, Any] = {
         "vocab_size": 97,
         "hidden_size": 48,
         "num_hidden_layers": 3,
@@ -47,7 +56,7 @@ def small(**changes: int | float) -> ModelConfig:
     return ModelConfig(**(numbers | changes))
 
 
-def build(**changes: int | float) -> Transformer:
+def build(**changes: Any) -> Transformer:
     model = Transformer(small(**changes))
     model.init_weights(torch.Generator().manual_seed(1))
     for module in model.modules():
@@ -109,6 +118,23 @@ def test_config_json_has_every_field_that_a_loader_needs(tmp_path: Path) -> None
         "torch_dtype": "float32",
     }
     assert {key: content[key] for key in wanted} == wanted
+
+
+def test_rotary_settings_as_newer_tools_write_them(tmp_path: Path) -> None:
+    hf.save(build(**VARIANTS["yarn"], rope_theta=5000.0), tmp_path)
+    content = read_json(tmp_path / "config.json")
+    scaling = content.pop("rope_scaling")
+    del scaling["type"]
+    content["rope_parameters"] = scaling | {"rope_theta": content.pop("rope_theta")}
+    write_json(tmp_path / "config.json", content)
+    config = hf.read_config(tmp_path)
+    assert config.rope_theta == 5000.0 and config.rope_scaling == VARIANTS["yarn"]["rope_scaling"]
+    write_json(tmp_path / "config.json", content | {"rope_parameters": {"rope_type": "linear", "factor": 2.0}})
+    with pytest.raises(KibanError, match="rope_scaling of type 'linear' cannot be honoured"):
+        hf.read_config(tmp_path)
+    write_json(tmp_path / "config.json", content | {"rope_parameters": {"rope_type": "yarn", "factor": 0.5}})
+    with pytest.raises(KibanError, match="rope_scaling.factor: input should be greater than or equal to 1"):
+        hf.read_config(tmp_path)
 
 
 def test_what_cannot_be_honoured_is_refused(tmp_path: Path) -> None:
@@ -180,7 +206,7 @@ def test_the_moe_layer_is_a_weighted_sum_over_chosen_experts() -> None:
     layer = build().layers[1].mlp
     assert isinstance(layer, MoE)
     x = torch.randn(1, 11, 48, generator=torch.Generator().manual_seed(5))
-    weights, chosen = layer.gate(x[0])
+    weights, chosen, _ = layer.gate(x[0])
     rows = []
     for token in range(11):
         row = layer.shared_experts(x[0, token])
@@ -204,6 +230,60 @@ def test_the_bias_moves_towards_balance() -> None:
         spreads.append(float(load.std() / load.mean()))
     assert spreads[0] > 1.0 and spreads[-1] < 0.35
     assert not layer.load_E.any()
+
+
+def test_the_balance_loss_is_one_when_experts_are_used_evenly() -> None:
+    even_BLE, chosen_BLK = torch.full((2, 4, 8), 0.5), torch.arange(8).view(1, 4, 2).expand(2, 4, 2)
+    assert balance_loss(even_BLE, chosen_BLK).item() == pytest.approx(1.0)
+    score_BLE = torch.zeros(1, 4, 8)
+    score_BLE[..., :2] = 0.5  # every token likes, and goes to, the same two of eight
+    assert balance_loss(score_BLE, torch.tensor([0, 1]).expand(1, 4, 2)).item() == pytest.approx(4.0)
+
+
+def test_the_balance_loss_evens_out_the_scores() -> None:
+    model = build().train()
+    optimiser = torch.optim.SGD([m.gate.weight for m in model.modules() if isinstance(m, MoE)], lr=1.0)
+    x_BX = tokens(4, 33)
+    before = model.loss(x_BX[:, :-1], x_BX[:, 1:], 1.0)[1]["balance_loss"].item()
+    for _ in range(20):
+        loss, stats = model.loss(x_BX[:, :-1], x_BX[:, 1:], 1.0)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert stats["balance_loss"].item() < before
+    assert set(model.loss(x_BX[:, :-1], x_BX[:, 1:])[1]) == {"loss"}
+
+
+@pytest.mark.parametrize("variant", ["plain", "compressed queries", "yarn"])
+def test_qk_clip_bounds_the_largest_logit_of_each_head(variant: str) -> None:
+    attention = build(**VARIANTS[variant]).layers[0].self_attn.train()
+    assert isinstance(attention, Attention)
+    attention.watched = True
+    config = small(**VARIANTS[variant])
+    x_BLD, tables = torch.randn(2, 300, 48, generator=torch.Generator().manual_seed(5)), torch.arange(300)
+    cos, sin = rope_tables(tables, config)
+    attention(x_BLD, cos, sin)
+    assert attention.max_logit_H is not None
+    most_H = attention.max_logit_H.clone()
+    if variant == "plain":  # the same by the definition
+        latent, key = attention.kv_a_proj_with_mqa(x_BLD).split([20, 8], dim=-1)
+        k_nope = attention.kv_b_proj(attention.kv_a_layernorm(latent)).view(2, 300, 3, 28)[..., :12]
+        q_BLHK = attention.q_proj(x_BLD).view(2, 300, 3, 20)
+        rotary = torch.einsum(
+            "blhr,bsr->bhls", rotate(q_BLHK[..., 12:].transpose(1, 2), cos, sin).transpose(1, 2), rotate(key, cos, sin)
+        )
+        logits = (torch.einsum("blhn,bshn->bhls", q_BLHK[..., :12], k_nope) + rotary) * 20**-0.5
+        causal = torch.ones(300, 300).tril().bool()
+        torch.testing.assert_close(most_H, logits.where(causal, -torch.inf).amax((0, 2, 3)).detach())
+    bound = most_H.sort().values[1].item()
+    kept = attention.q_proj.weight.clone() if variant != "compressed queries" else attention.q_b_proj.weight.clone()
+    assert torch.equal(attention.clip_logits(bound), most_H)
+    attention(x_BLD, cos, sin)
+    assert attention.max_logit_H is not None
+    torch.testing.assert_close(attention.max_logit_H, most_H.clamp(max=bound), rtol=1e-4, atol=1e-4)
+    now = (attention.q_proj if variant != "compressed queries" else attention.q_b_proj).weight
+    rows = (now != kept).any(1).view(3, -1).any(1)
+    assert rows.tolist() == (most_H > bound).tolist()  # the other heads are as they were
 
 
 @pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 7])

@@ -1,6 +1,7 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
-B batch, L length, S cached + L, D hidden, H heads, N nope dim, R rope dim, V value dim, C latent (kv_lora_rank).
+B batch, L length, S cached + L, D hidden, H heads, N nope dim, R rope dim, K = N + R, V value dim,
+C latent (kv_lora_rank).
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kiban.model.config import ModelConfig
-from kiban.model.rope import rotate
+from kiban.model.rope import rotate, softmax_scale
+
+ROWS = 256  # of the logits that `max_logit_H` looks at together
 
 
 @dataclass
@@ -52,7 +55,9 @@ class Attention(nn.Module):
         self.kv_a_layernorm = nn.RMSNorm(self.latent, eps=config.rms_norm_eps)
         self.kv_b_proj = nn.Linear(self.latent, heads * (self.nope + self.value), bias=False)
         self.o_proj = nn.Linear(heads * self.value, d, bias=False)
-        self.scale = qk**-0.5
+        self.scale = softmax_scale(config)
+        self.watched = False  # whether `max_logit_H` is kept while training
+        self.max_logit_H: Tensor | None = None
 
     def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None) -> Tensor:
         B, L, _ = x_BLD.shape
@@ -69,9 +74,36 @@ class Attention(nn.Module):
         k_nope, v_BHSV = kv_BHSX.split([self.nope, self.value], dim=-1)
         q_BHLK = torch.cat([q_nope, rotate(q_rope, cos, sin)], dim=-1)
         k_BHSK = torch.cat([k_nope, key_BLR[:, None].expand(B, self.num_heads, S, self.rope)], dim=-1)
+        if self.watched and self.training:
+            self._watch(q_BHLK, k_BHSK)
         if L == S:
             out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, is_causal=True, scale=self.scale)
         else:
             mask_LS = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
             out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, attn_mask=mask_LS, scale=self.scale)
         return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    @torch.no_grad()
+    def _watch(self, q_BHLK: Tensor, k_BHSK: Tensor) -> None:
+        """The largest logit of each head, also over the parts of a batch before; some rows at a time."""
+        for start in range(0, q_BHLK.shape[2], ROWS):
+            rows = q_BHLK[:, :, start : start + ROWS]
+            logits = rows @ k_BHSK[:, :, : start + rows.shape[2]].transpose(-2, -1)
+            later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(start + 1)
+            most_H = logits.masked_fill_(later, -torch.inf).amax((0, 2, 3)).float() * self.scale
+            self.max_logit_H = most_H if self.max_logit_H is None else torch.maximum(self.max_logit_H, most_H)
+
+    @torch.no_grad()
+    def clip_logits(self, most: float) -> Tensor:
+        """QK-clip (Kimi K2, arXiv 2507.20534, section 2.1): in heads whose largest logit exceeded `most`, the weights
+        of queries and keys are scaled down so that it would have been `most`. The rotary key, which all heads share,
+        stays: the rotary query takes both halves. Gives the largest logits, [H], and starts to watch anew."""
+        assert self.max_logit_H is not None, "set `watched` before the forward pass"
+        most_H, self.max_logit_H = self.max_logit_H, None
+        scale_H11 = (most / most_H.clamp(min=most))[:, None, None]
+        query = self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
+        q_HKI = query.weight.view(self.num_heads, self.nope + self.rope, -1)
+        q_HKI[:, : self.nope].mul_(scale_H11.sqrt())
+        q_HKI[:, self.nope :].mul_(scale_H11)
+        self.kv_b_proj.weight.view(self.num_heads, self.nope + self.value, -1)[:, : self.nope].mul_(scale_H11.sqrt())
+        return most_H

@@ -15,6 +15,19 @@ class Parameters:
     active: int
 
 
+class Yarn(BaseModel):
+    """Rotary embedding stretched by `factor` beyond the context that the model was trained with (arXiv 2309.00071)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factor: float = Field(ge=1)
+    original_max_position_embeddings: int = Field(gt=0)
+    beta_fast: float = Field(default=32.0, gt=0)
+    beta_slow: float = Field(default=1.0, gt=0)
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+
+
 class ModelConfig(BaseModel):
     """DeepSeek-V3 (arXiv 2412.19437). `num_nextn_predict_layers` is the number of MTP layers, 0 or 1."""
 
@@ -41,6 +54,7 @@ class ModelConfig(BaseModel):
     norm_topk_prob: bool = True
     max_position_embeddings: int = Field(4096, gt=0)
     rope_theta: float = 10000.0
+    rope_scaling: Yarn | None = None
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.006
     num_nextn_predict_layers: int = Field(default=0, ge=0, le=1)

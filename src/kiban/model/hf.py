@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
-from kiban.model.config import ModelConfig
+from kiban.model.config import ModelConfig, Yarn
 from kiban.model.transformer import Transformer
 
 SHARD_BYTES = 4 * 1024**3
@@ -29,7 +30,6 @@ FIXED: dict[str, Any] = {
     "attention_bias": False,
     "tie_word_embeddings": False,
     "rope_interleave": True,
-    "rope_scaling": None,
 }
 
 
@@ -40,6 +40,8 @@ def hf_config(config: ModelConfig, dtype: torch.dtype, bos_id: int, eos_id: int,
         "model_type": "deepseek_v3",
         **config.model_dump(),
         **FIXED,
+        "rope_scaling": config.rope_scaling
+        and {"type": "yarn", "rope_type": "yarn", **config.rope_scaling.model_dump()},
         "head_dim": config.qk_rope_head_dim,  # transformers sizes its rotary table by it
         "qk_head_dim": config.qk_nope_head_dim + config.qk_rope_head_dim,
         "num_key_value_heads": config.num_attention_heads,
@@ -141,7 +143,26 @@ def read_config(folder: Path) -> ModelConfig:
             raise KibanError(f"{path}: {field}={content[field]!r} cannot be honoured; only {value!r} can")
     if "quantization_config" in content:
         raise KibanError(f"{path}: quantised weights cannot be loaded; use an unquantised checkpoint")
-    return ModelConfig(**{name: content[name] for name in ModelConfig.model_fields if name in content})
+    numbers = {name: content[name] for name in ModelConfig.model_fields if name in content}
+    if "rope_theta" not in content and "rope_theta" in (content.get("rope_parameters") or {}):
+        numbers["rope_theta"] = content["rope_parameters"]["rope_theta"]
+    return ModelConfig(**numbers | {"rope_scaling": _yarn(content, path)})
+
+
+def _yarn(content: dict[str, Any], path: Path) -> Yarn | None:
+    """`rope_scaling`, or as newer tools write it, `rope_parameters`."""
+    given = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "yarn":
+        raise KibanError(f"{path}: rope_scaling of type {kind!r} cannot be honoured; only 'yarn' can")
+    numbers = {name: given[name] for name in Yarn.model_fields if name in given}
+    try:
+        return Yarn(**{"original_max_position_embeddings": content.get("max_position_embeddings"), **numbers})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise KibanError(f"{path}: rope_scaling.{first['loc'][0]}: {first['msg'].lower()}") from None
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:

@@ -34,8 +34,8 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts, dtype=torch.float32))
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [T, K] float32 and chosen experts [T, K]."""
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights [T, K] float32, chosen experts [T, K], and all scores [T, E]."""
         c = self.config
         score_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
         with torch.no_grad():
@@ -49,7 +49,7 @@ class Router(nn.Module):
         weight_TK = score_TE.gather(1, chosen_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
-        return weight_TK * c.routed_scaling_factor, chosen_TK
+        return weight_TK * c.routed_scaling_factor, chosen_TK, score_TE
 
 
 class Experts(nn.Module):
@@ -89,22 +89,32 @@ class MoE(nn.Module):
         self.experts = Experts(config)
         shared = config.moe_intermediate_size * config.n_shared_experts
         self.shared_experts = MLP(config.hidden_size, shared) if shared else None
+        self.keeps_balance = False
+        self.balance: Tensor | None = None  # the balance loss of the last forward pass
         self.register_buffer("load_E", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_TD = x_BLD.flatten(0, 1)
-        weight_TK, chosen_TK = self.gate(x_TD)
+        weight_TK, chosen_TK, score_TE = self.gate(x_TD)
         chosen_X = chosen_TK.flatten()
         order_X = chosen_X.argsort(stable=True)
         counts_E = torch.bincount(chosen_X, minlength=self.num_experts)
         if self.training:
             self.load_E += counts_E
+        if self.keeps_balance:
+            self.balance = balance_loss(score_TE.view(*x_BLD.shape[:2], -1), chosen_TK.view(*x_BLD.shape[:2], -1))
         token_X = order_X // self.chosen
         out_XD = self.experts(x_TD[token_X], counts_E) * weight_TK.flatten()[order_X, None].to(x_TD.dtype)
         out_TD = torch.zeros_like(x_TD).index_add(0, token_X, out_XD)
         if self.shared_experts is not None:
             out_TD = out_TD + self.shared_experts(x_TD)
         return out_TD.view_as(x_BLD)
+
+    def taken_balance(self) -> Tensor:
+        """The balance loss of the last forward pass, which is forgotten, and its graph with it."""
+        assert self.balance is not None
+        balance, self.balance = self.balance, None
+        return balance
 
     @torch.no_grad()
     def update_bias(self, rate: float) -> Tensor:
@@ -116,3 +126,15 @@ class MoE(nn.Module):
         self.gate.e_score_correction_bias += rate * (load_E.float().mean() - load_E.float()).sign()
         self.load_E.zero_()
         return load_E
+
+
+def balance_loss(score_BLE: Tensor, chosen_BLK: Tensor) -> Tensor:
+    """How unevenly the experts are used within each sequence, 1 if evenly, mean over the batch (DeepSeek-V3, arXiv
+    2412.19437, section 2.1.2, equations 17 to 20, without the weight)."""
+    num_experts, chosen = score_BLE.shape[-1], chosen_BLK.shape[-1]
+    share_BE = (score_BLE / score_BLE.sum(-1, keepdim=True)).mean(1)
+    counts_BE = torch.zeros_like(share_BE).scatter_add_(
+        1, chosen_BLK.flatten(1), torch.ones_like(chosen_BLK.flatten(1), dtype=share_BE.dtype)
+    )
+    used_BE = counts_BE * num_experts / (chosen * chosen_BLK.shape[1])
+    return (used_BE * share_BE).sum(-1).mean()

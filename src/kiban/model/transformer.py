@@ -80,26 +80,51 @@ class Transformer(nn.Module):
 
     def _tables(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         positions = torch.arange(start, start + length, device=device)
-        return rope_tables(positions, self.config.qk_rope_head_dim, self.config.rope_theta)
+        return rope_tables(positions, self.config)
 
     def logits(self, hidden_BLD: Tensor) -> Tensor:
         return self.lm_head(hidden_BLD)
 
-    def loss(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to descend, and `loss` (next token, nats/token) and, with MTP, `mtp_loss` as they are."""
+    def loss(
+        self, tokens_BL: Tensor, targets_BL: Tensor, balance_weight: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to descend, and `loss` (next token, nats/token) and, where they are part of it, `mtp_loss` and
+        `balance_loss` (mean over the MoE layers) as they are."""
+        layers = [module for module in self.modules() if isinstance(module, MoE)]
+        for moe in layers:
+            moe.keeps_balance = balance_weight > 0
         body_BLD = self._body(tokens_BL)
         loss = linear_cross_entropy(self.norm(body_BLD).flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
         stats = {"loss": loss.detach()}
-        if self.mtp is None:
-            return loss, stats
-        cos, sin = self._tables(0, tokens_BL.shape[1] - 1, tokens_BL.device)
+        if self.mtp is not None:
+            mtp = self._mtp_loss(body_BLD, targets_BL)
+            loss, stats = loss + MTP_WEIGHT * mtp, stats | {"mtp_loss": mtp.detach()}
+        if balance_weight > 0 and layers:
+            balance = torch.stack([moe.taken_balance() for moe in layers])
+            loss, stats = loss + balance_weight * balance.sum(), stats | {"balance_loss": balance.detach().mean()}
+        return loss, stats
+
+    def _mtp_loss(self, body_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        assert self.mtp is not None
+        cos, sin = self._tables(0, targets_BL.shape[1] - 1, targets_BL.device)
         hidden = self.mtp(self.embed_tokens(targets_BL[:, :-1]), body_BLD[:, :-1], cos, sin)
-        mtp = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
-        return loss + MTP_WEIGHT * mtp, stats | {"mtp_loss": mtp.detach()}
+        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
         """After an optimiser step: every MoE layer's bias moves towards balance. Gives the loads, [layers, experts]."""
         return torch.stack([m.update_bias(rate) for m in self.modules() if isinstance(m, MoE)])
+
+    def watch_logits(self) -> None:
+        """From now on training keeps what `clip_logits` needs."""
+        for attention in self._attentions():
+            attention.watched = True
+
+    def clip_logits(self, most: float) -> float:
+        """After an optimiser step: QK-clip in every layer. Gives the largest attention logit since the last call."""
+        return max(attention.clip_logits(most).max().item() for attention in self._attentions())
+
+    def _attentions(self) -> list[Attention]:
+        return [module for module in self.modules() if isinstance(module, Attention)]
 
     def new_cache(self) -> list[LatentCache]:
         return [LatentCache() for _ in self.layers]
