@@ -96,6 +96,26 @@ def test_a_killed_run_goes_on_bit_by_bit(whole: Path, tmp_path: Path) -> None:
     assert trace(tmp_path) == trace(whole)
 
 
+OTHER_WAYS: dict[str, Any] = {"optimiser": "muon", "schedule": "cosine", "qk_clip": 0.05, "balance_weight": 1e-3}
+
+
+def test_muon_cosine_clip_and_balance_go_on_bit_by_bit(whole: Path, tmp_path: Path) -> None:
+    """With a bound on attention logits so low that it is reached all the time."""
+    for name in ("stopped", "through"):
+        shutil.copytree(whole / "tokens", tmp_path / name / "tokens")
+    tiny.run(tmp_path / "through", **OTHER_WAYS)
+    process = start(tmp_path / "stopped", "", json.dumps(OTHER_WAYS))
+    wait_for_steps(tmp_path / "stopped", 10)
+    process.kill()
+    process.wait()
+    tiny.run(tmp_path / "stopped", **OTHER_WAYS)
+    assert trace(tmp_path / "stopped") == trace(tmp_path / "through")
+    lines = [json.loads(line) for line in (tmp_path / "through" / "log.jsonl").read_text().splitlines()]
+    assert sum(line["loss"] for line in lines[-5:]) / 5 < 4.0
+    assert any(line["max_logit"] > 0.05 for line in lines) and all(line["balance_loss"] >= 1 for line in lines)
+    assert [line["lr"] for line in lines[2:]] == sorted((line["lr"] for line in lines[2:]), reverse=True)
+
+
 @pytest.mark.slow
 def test_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "tokens", tmp_path / "tokens")

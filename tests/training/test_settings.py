@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from kiban.artifacts.errors import KibanError
 from kiban.model.presets import PRESETS, preset
 from kiban.training.memory import check_memory
-from kiban.training.schedule import wsd
+from kiban.training.schedule import cosine, wsd
 from kiban.training.settings import TrainingSettings, parse_tokens
 from tests.training import tiny
 
@@ -32,7 +32,7 @@ def test_what_is_not_set_follows_from_the_preset() -> None:
     assert trillion.learning_rate == pytest.approx(2.2e-4)
     assert trillion.batch_sequences and trillion.sequence_length
     assert trillion.batch_sequences * trillion.sequence_length == pytest.approx(63e6, rel=0.01)
-    given = TrainingSettings(sequence_length=64, batch_sequences=3, learning_rate=0.1)
+    given = TrainingSettings(sequence_length=64, batch_sequences=3, learning_rate=0.1, qk_clip=0.0)
     assert given.resolved(preset("nano")) == given
 
 
@@ -53,6 +53,18 @@ def test_the_schedule_rises_holds_and_falls() -> None:
     assert set(factors[5:70]) == {1.0}
     assert factors[70:] == sorted(factors[70:], reverse=True) and factors[-1] == pytest.approx(1 / 30)
     assert all(0 < wsd(step, n, 0.05, 0.3) <= 1 for n in (1, 2, 3) for step in range(n))
+
+
+def test_the_cosine_rises_and_falls_to_a_tenth() -> None:
+    factors = [cosine(step, 100, 0.05) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5:] == sorted(factors[5:], reverse=True) and factors[-1] == pytest.approx(0.1)
+    assert all(0 < cosine(step, n, 0.05) <= 1 for n in (1, 2, 3) for step in range(n))
+
+
+def test_a_setting_without_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match="decay_share has no effect"):
+        TrainingSettings(schedule="cosine", decay_share=0.1)
 
 
 def test_a_preset_that_does_not_fit_says_by_how_much(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A model and data small enough to train in seconds, and a run of it in a process of its own."""
 
+import json
 import resource
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def run(folder: Path, progress: Progress | None = None, **settings: object) -> R
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:  # the disk is full for files above so many bytes
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-    run(Path(sys.argv[1]), save_every_seconds=0.05)
+    folder, full_at, settings = [*sys.argv[1:], *("", "{}")[len(sys.argv) - 2 :]]
+    if full_at:  # the disk is full for files above so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(full_at), resource.RLIM_INFINITY))
+    run(Path(folder), save_every_seconds=0.05, **json.loads(settings))

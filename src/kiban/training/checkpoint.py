@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import fsync_folder, read_json, write_json
@@ -42,9 +42,7 @@ class Identity:
     data: str
 
 
-def save(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, identity: Identity
-) -> None:
+def save(folder: Path, model: nn.Module, optimisers: list[Optimizer], position: Position, identity: Identity) -> None:
     """Writes under another name, fsyncs, renames; then forgets all but the newest KEEP.
 
     Raises:
@@ -58,7 +56,7 @@ def save(
     temporary.mkdir()
     try:
         write_tensors(temporary / "model.safetensors", model.state_dict())
-        write_tensors(temporary / "optimiser.safetensors", _moments(model, optimiser))
+        write_tensors(temporary / "optimiser.safetensors", _moments(model, optimisers))
         digests = {path.name: sha256_file(path) for path in temporary.glob("*.safetensors")}
         state = {"position": asdict(position), "identity": asdict(identity), "sha256": digests}
         write_json(temporary / STATE, state)
@@ -73,7 +71,7 @@ def save(
 
 
 def restore(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, identity: Identity, say: Callable[[str], None]
+    folder: Path, model: nn.Module, optimisers: list[Optimizer], identity: Identity, say: Callable[[str], None]
 ) -> Position | None:
     """Loads the newest whole checkpoint; None if there is none. One that is damaged is named and passed over.
 
@@ -92,7 +90,7 @@ def restore(
             continue
         _check_same(path, standing, identity)
         model.load_state_dict(load_file(path / "model.safetensors"))
-        _restore_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
+        _restore_moments(model, optimisers, load_file(path / "optimiser.safetensors"))
         return position
     return None
 
@@ -129,19 +127,20 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.exists() else []
 
 
-def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    named = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            named[f"{name}/{key}"] = value
-    return named
+def _moments(model: nn.Module, optimisers: list[Optimizer]) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for optimiser in optimisers
+        for parameter, moments in optimiser.state.items()
+        for key, value in moments.items()
+    }
 
 
-def _restore_moments(model: nn.Module, optimiser: torch.optim.Optimizer, named: dict[str, Tensor]) -> None:
-    state: dict[Any, dict[str, Tensor]] = {}
+def _restore_moments(model: nn.Module, optimisers: list[Optimizer], named: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
+    holder = {p: optimiser for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]}
     for key, value in named.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
-        state.setdefault(parameter, {})[moment] = value.to(parameter.device)
-    optimiser.state.update(state)
+        holder[parameter].state.setdefault(parameter, {})[moment] = value.to(parameter.device)

@@ -21,8 +21,8 @@ from kiban.training.flops import flops_per_token, matmul_rate
 from kiban.training.interrupts import Interrupts, Stopped
 from kiban.training.log import StepLog
 from kiban.training.memory import check_memory
-from kiban.training.optimiser import adamw
-from kiban.training.schedule import wsd
+from kiban.training.optimiser import optimisers as optimisers_of
+from kiban.training.schedule import cosine, wsd
 from kiban.training.settings import TrainingSettings
 
 
@@ -47,8 +47,8 @@ def train(
     """Trains a model, from the newest checkpoint in `checkpoints` if there is one.
 
     `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm (before clipping), tokens_per_s, mfu,
-    seconds, expert_load_max (the largest load of an expert over the mean of its layer: 1 is balance), and mtp_loss
-    where there is an MTP layer.
+    seconds, expert_load_max (the largest load of an expert over the mean of its layer: 1 is balance); mtp_loss where
+    there is an MTP layer, balance_loss with balance_weight, max_logit (of attention, before clipping) with qk_clip.
 
     Raises:
         KibanError: if model, data and machine do not fit, or the loss is no longer a number (the documents are named).
@@ -70,11 +70,13 @@ def train(
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
     model.to(device).train()
-    optimiser = adamw(model, peak, settings.weight_decay)
+    if settings.qk_clip:
+        model.watch_logits()
+    optimisers = optimisers_of(model, settings.optimiser, peak, settings.weight_decay)
 
     checkpoints.mkdir(parents=True, exist_ok=True)
     identity = checkpoint.Identity(settings.model_dump(mode="json"), config.model_dump(mode="json"), data.fingerprint)
-    position = checkpoint.restore(checkpoints, model, optimiser, identity, progress.say)
+    position = checkpoint.restore(checkpoints, model, optimisers, identity, progress.say)
     if position is None:
         _say_epochs(num_steps * batch_sequences, batches, batch_sequences, progress)
         position = checkpoint.Position(0, 0.0, matmul_rate(device, torch.float32))
@@ -92,23 +94,26 @@ def train(
         saved = time.perf_counter()
         for step in range(position.step, num_steps):
             began = time.perf_counter()
-            lr = peak * wsd(step, num_steps, settings.warmup_share, settings.decay_share)
-            for group in optimiser.param_groups:
+            lr = peak * _factor(settings, step, num_steps)
+            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = lr
 
             totals: dict[str, float] = {}
             for tokens_BX in batches.tokens(step).split(micro_sequences):
                 tokens_BX = tokens_BX.to(device)
                 share = len(tokens_BX) / batch_sequences
-                loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:])
+                loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:], settings.balance_weight)
                 (loss * share).backward()
                 for name, value in stats.items():
                     totals[name] = totals.get(name, 0.0) + value.item() * share
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip).item()
             if not (math.isfinite(totals["loss"]) and math.isfinite(grad_norm)):
                 raise KibanError(_not_a_number(batches, step, totals["loss"], grad_norm))
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            if settings.qk_clip:
+                totals["max_logit"] = model.clip_logits(settings.qk_clip)
             load_NE = model.update_routing_bias(settings.bias_rate)
 
             seconds = time.perf_counter() - began
@@ -131,7 +136,7 @@ def train(
             if due or interrupts.seen or step + 1 == num_steps:
                 lines.sync()
                 now = checkpoint.Position(step + 1, time.perf_counter() - start, position.matmul_rate)
-                checkpoint.save(checkpoints, model, optimiser, now, identity)
+                checkpoint.save(checkpoints, model, optimisers, now, identity)
                 saved = time.perf_counter()
             if interrupts.seen and step + 1 < num_steps:
                 raise Stopped(interrupts.seen, step + 1)
@@ -148,6 +153,12 @@ def train(
         tokens_per_s=_median([record["tokens_per_s"] for record in lines.records]),
         mfu=_median([record["mfu"] for record in lines.records]),
     )
+
+
+def _factor(settings: TrainingSettings, step: int, num_steps: int) -> float:
+    if settings.schedule == "cosine":
+        return cosine(step, num_steps, settings.warmup_share)
+    return wsd(step, num_steps, settings.warmup_share, settings.decay_share)
 
 
 def _check(config: ModelConfig, data: TokenStore, length: int) -> None:

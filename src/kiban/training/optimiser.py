@@ -1,16 +1,34 @@
-"""AdamW (arXiv 1711.05101), with decay on matrices alone: not on norms, nor on the input embedding."""
+"""Which parameters are descended how. AdamW (arXiv 1711.05101) for all, or Muon for the matrices inside the blocks and
+AdamW for the rest: embedding, head, routers and norms (Moonlight, arXiv 2502.16982, section 2.2).
+"""
+
+from typing import Any
 
 import torch
 from torch import nn
+
+from kiban.training.muon import Muon
 
 BETAS = (0.9, 0.95)
 EPS = 1e-8
 
 
-def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def optimisers(model: nn.Module, name: str, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """`name`: adamw or muon. Weights decay in matrices alone: not in norms, nor in the input embedding."""
+    matrices: list[nn.Parameter] = []
+    joined: list[nn.Parameter] = []  # gate above up, in one tensor
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() > 1 and not name.startswith("embed_tokens") else others).append(parameter)
+    for path, parameter in model.named_parameters():
+        if parameter.dim() == 1 or path.startswith("embed_tokens"):
+            others.append(parameter)
+        elif name == "adamw" or path.startswith("lm_head") or path.endswith("mlp.gate.weight"):
+            decayed.append(parameter)
+        else:
+            (joined if path.endswith("gate_up_proj") else matrices).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, eps=EPS, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, eps=EPS, fused=True)
+    if name == "adamw":
+        return [adamw]
+    stacks: list[dict[str, Any]] = [{"params": matrices}, {"params": joined, "joined": 2}]
+    return [Muon([group for group in stacks if group["params"]], learning_rate, weight_decay), adamw]

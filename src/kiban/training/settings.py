@@ -1,8 +1,9 @@
 """`[training]`: what determines a training run. What is not set follows from the model by the rules below."""
 
 import re
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kiban.artifacts.stage import Settings
 from kiban.model.config import ModelConfig
@@ -18,6 +19,9 @@ LEARNING_RATE_WIDTH = 2.2e-4 * 7168
 # fastest with to the 63M tokens of DeepSeek-V3 at 7168.
 BATCH_TOKENS_256 = 4096
 MOST_BATCH_TOKENS = 63_000_000
+
+# Muon lets attention logits grow where AdamW does not; the bound is Kimi K2's (arXiv 2507.20534, section 2.1).
+QK_CLIP = {"adamw": 0.0, "muon": 100.0}
 
 
 def parse_tokens(value: int | str) -> int:
@@ -48,12 +52,16 @@ class TrainingSettings(Settings):
     micro_batch_tokens: int = Field(
         default=16_384, gt=0
     )  # a larger batch is taken in parts, so that its activations fit
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = Field(default=None, gt=0)  # at its peak; None: by LEARNING_RATE_WIDTH
+    schedule: Literal["wsd", "cosine"] = "wsd"
     warmup_share: float = Field(default=0.05, ge=0, le=1)
-    decay_share: float = Field(default=0.3, ge=0, le=1)
+    decay_share: float = Field(default=0.3, ge=0, le=1)  # of wsd
     weight_decay: float = Field(default=0.1, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     bias_rate: float = Field(default=1e-3, ge=0)
+    balance_weight: float = Field(default=0.0, ge=0)  # of the sequence-wise balance loss; DeepSeek-V3 had 1e-4
+    qk_clip: float | None = Field(default=None, ge=0)  # the largest attention logit; None: 100 with muon, else 0 (off)
     mtp: bool = False
     save_every_seconds: float = Field(default=60.0, gt=0, exclude=True)
     threads: int = Field(default=2, gt=0)  # on the CPU the order of sums, and so the last bits, depend on it
@@ -70,6 +78,12 @@ class TrainingSettings(Settings):
             raise ValueError(f"there is no preset '{name}'; use one of {', '.join(PRESETS)}")
         return name
 
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        if self.schedule == "cosine" and "decay_share" in self.model_fields_set:
+            raise ValueError('decay_share has no effect with schedule = "cosine"; leave it out')
+        return self
+
     def resolved(self, config: ModelConfig) -> "TrainingSettings":
         """With every None replaced by what its rule gives for `config`."""
         length = self.sequence_length or config.max_position_embeddings
@@ -78,6 +92,7 @@ class TrainingSettings(Settings):
             update={
                 "sequence_length": length,
                 "batch_sequences": self.batch_sequences or max(1, round(batch_tokens / length)),
+                "qk_clip": self.qk_clip if self.qk_clip is not None else QK_CLIP[self.optimiser],
                 "learning_rate": self.learning_rate or LEARNING_RATE_WIDTH / config.hidden_size,
             }
         )
