@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kiban.corpus.demo_text import passages
 from tests.commands import KIBAN
 from tests.small import small_demo, small_training
 
@@ -21,11 +22,11 @@ PAGES = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs/results/open-text
 # test_demo.py runs `make demo`. pre-commit's own installer writes into .git.
 ELSEWHERE = {"make demo", "make check", "make test", "make test-slow", "pre-commit install"}
 
-DOCUMENTS = {
-    "safety.txt": "作業を始める前に、必ず安全靴を着用してください。床が濡れている場合は、先に水を拭き取ります。\n" * 3,
-    "letter.md": "# お礼\n\n先日はお忙しいところ工場をご案内いただき、誠にありがとうございました。\n\n"
-    "検査工程の工夫が印象に残りました。\n",
-}
+SAFETY = (
+    "新しく配属された方へ。倉庫に入るときは、必ず安全靴を履いてください。先芯のない靴では、台車に足を轢かれたときに"
+    "骨折するおそれがあります。床が濡れているのを見つけたら、まず水を拭き取り、それから班長に知らせます。靴底の溝が"
+    "三ミリより浅くなったものは、備品係で交換してもらえます。\n"
+)
 
 
 def commands(page: str) -> list[str]:
@@ -53,10 +54,10 @@ def test_inline_commands_exist() -> None:
 def test_every_command_in_the_readme_works(tmp_path: Path) -> None:
     home, work = tmp_path / "home", tmp_path / "work"
     (home / "documents").mkdir(parents=True)
-    for number in range(30):  # numbered, so that they are no duplicates of one another
-        for name, text in DOCUMENTS.items():
-            body = f"{text}点検番号は{number * 7919 % 1000}番、担当は{chr(0x4E00 + number * 37)}班です。\n{text[::-1]}"
-            (home / "documents" / f"{number}-{name}").write_text(body, encoding="utf-8")
+    for number, passage in enumerate(passages()):
+        name, title = (f"{number}.md", f"# {passage.title}\n\n") if number % 2 else (f"{number}.txt", "")
+        (home / "documents" / name).write_text(f"{title}{passage.text}\n", encoding="utf-8")
+    (home / "documents" / "safety.txt").write_text(SAFETY, encoding="utf-8")
     (work / "recipes").mkdir(parents=True)
     small_demo(work / "recipes" / "demo")
     (work / "letter.txt").write_text("拝啓　時下ますますご清栄のこととお慶び申し上げます。", encoding="utf-8")

@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the answer is no (not verified, not found); 2 something a 
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -21,6 +21,8 @@ from kiban.cli.serve import chat, serve
 from kiban.cli.trace import trace
 from kiban.cli.train import tokens, train
 from kiban.cli.verify import verify
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="kiban",
@@ -53,6 +55,11 @@ def _terminated(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupted() -> NoReturn:
+    print("kiban: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -62,8 +69,11 @@ def main() -> None:
         print(f"kiban: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("kiban: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into it, without a word
+            _interrupted()
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

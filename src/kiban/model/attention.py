@@ -7,10 +7,11 @@ C latent (kv_lora_rank).
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kiban.model.causal import causal_attention
 from kiban.model.config import ModelConfig
+from kiban.model.layers import Linear, RMSNorm
 from kiban.model.rope import rotate, softmax_scale
 
 ROWS = 256  # of the logits that `max_logit_H` looks at together
@@ -46,15 +47,15 @@ class Attention(nn.Module):
         self.value, self.latent = config.v_head_dim, config.kv_lora_rank
         d, heads, qk = config.hidden_size, config.num_attention_heads, self.nope + self.rope
         if config.q_lora_rank is None:
-            self.q_proj = nn.Linear(d, heads * qk, bias=False)
+            self.q_proj = Linear(d, heads * qk)
         else:
-            self.q_a_proj = nn.Linear(d, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, eps=config.rms_norm_eps)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, heads * qk, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(d, self.latent + self.rope, bias=False)
-        self.kv_a_layernorm = nn.RMSNorm(self.latent, eps=config.rms_norm_eps)
-        self.kv_b_proj = nn.Linear(self.latent, heads * (self.nope + self.value), bias=False)
-        self.o_proj = nn.Linear(heads * self.value, d, bias=False)
+            self.q_a_proj = Linear(d, config.q_lora_rank)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, eps=config.rms_norm_eps)
+            self.q_b_proj = Linear(config.q_lora_rank, heads * qk)
+        self.kv_a_proj_with_mqa = Linear(d, self.latent + self.rope)
+        self.kv_a_layernorm = RMSNorm(self.latent, eps=config.rms_norm_eps)
+        self.kv_b_proj = Linear(self.latent, heads * (self.nope + self.value))
+        self.o_proj = Linear(heads * self.value, d)
         self.scale = softmax_scale(config)
         self.watched = False  # whether `max_logit_H` is kept while training
         self.max_logit_H: Tensor | None = None
@@ -76,11 +77,7 @@ class Attention(nn.Module):
         k_BHSK = torch.cat([k_nope, key_BLR[:, None].expand(B, self.num_heads, S, self.rope)], dim=-1)
         if self.watched and self.training:
             self._watch(q_BHLK, k_BHSK)
-        if L == S:
-            out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, is_causal=True, scale=self.scale)
-        else:
-            mask_LS = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
-            out = F.scaled_dot_product_attention(q_BHLK, k_BHSK, v_BHSV, attn_mask=mask_LS, scale=self.scale)
+        out = causal_attention(q_BHLK, k_BHSK, v_BHSV, self.scale)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     @torch.no_grad()

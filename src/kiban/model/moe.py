@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kiban.model.config import ModelConfig
+from kiban.model.grouped import grouped_linear
+from kiban.model.layers import Linear
 
 
 class MLP(nn.Module):
@@ -15,9 +17,9 @@ class MLP(nn.Module):
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, width, bias=False)
-        self.up_proj = nn.Linear(hidden, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.gate_proj = Linear(hidden, width)
+        self.up_proj = Linear(hidden, width)
+        self.down_proj = Linear(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -61,20 +63,12 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down_proj = nn.Parameter(torch.empty(e, d, f))
 
-    def forward(self, x_XD: Tensor, counts_E: Tensor) -> Tensor:
-        """x_XD: rows sorted by expert; counts_E: how many rows are each expert's."""
-        gate_up_XF = grouped_linear(x_XD, self.gate_up_proj, counts_E)
-        gate, up = gate_up_XF.chunk(2, dim=-1)
-        return grouped_linear(F.silu(gate) * up, self.down_proj, counts_E)
-
-
-def grouped_linear(x_XI: Tensor, w_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Row block e of x times the transpose of w[e]: [X, O]."""
-    if x_XI.is_cuda:
-        offsets = counts_E.cumsum(0).to(torch.int32)
-        return torch._grouped_mm(x_XI, w_EOI.transpose(-2, -1), offs=offsets)
-    blocks = x_XI.split(counts_E.tolist())
-    return torch.cat([F.linear(block, w) for block, w in zip(blocks, w_EOI.unbind(0), strict=True)])
+    def forward(self, x_XD: Tensor, weight_X: Tensor, ends_E: Tensor) -> Tensor:
+        """x_XD: rows sorted by expert, those of expert e ending before row `ends_E[e]`; what comes out is multiplied by
+        `weight_X`, before the last product, where rows are shorter."""
+        gate_XF, up_XF = grouped_linear(x_XD, self.gate_up_proj.to(x_XD.dtype), ends_E).chunk(2, dim=-1)
+        hidden_XF = F.silu(gate_XF) * up_XF * weight_X[:, None].to(x_XD.dtype)
+        return grouped_linear(hidden_XF, self.down_proj.to(x_XD.dtype), ends_E)
 
 
 class MoE(nn.Module):
@@ -98,13 +92,13 @@ class MoE(nn.Module):
         weight_TK, chosen_TK, score_TE = self.gate(x_TD)
         chosen_X = chosen_TK.flatten()
         order_X = chosen_X.argsort(stable=True)
-        counts_E = torch.bincount(chosen_X, minlength=self.num_experts)
+        counts_E = torch.zeros_like(self.load_E).scatter_add_(0, chosen_X, torch.ones_like(chosen_X))
         if self.training:
             self.load_E += counts_E
         if self.keeps_balance:
             self.balance = balance_loss(score_TE.view(*x_BLD.shape[:2], -1), chosen_TK.view(*x_BLD.shape[:2], -1))
         token_X = order_X // self.chosen
-        out_XD = self.experts(x_TD[token_X], counts_E) * weight_TK.flatten()[order_X, None].to(x_TD.dtype)
+        out_XD = self.experts(x_TD[token_X], weight_TK.flatten()[order_X], counts_E.cumsum(0).int())
         out_TD = torch.zeros_like(x_TD).index_add(0, token_X, out_XD)
         if self.shared_experts is not None:
             out_TD = out_TD + self.shared_experts(x_TD)

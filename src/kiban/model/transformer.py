@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kiban.model.attention import Attention, LatentCache
 from kiban.model.config import ModelConfig
+from kiban.model.layers import Linear, RMSNorm
 from kiban.model.loss import linear_cross_entropy
 from kiban.model.moe import MLP, MoE
 from kiban.model.rope import rope_tables
@@ -18,9 +19,9 @@ MTP_WEIGHT = 0.3  # of the second token's loss; DeepSeek-V3's value for the firs
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         dense = layer < config.first_k_dense_replace
         self.mlp = MLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
@@ -35,10 +36,10 @@ class MTP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, eps = config.hidden_size, config.rms_norm_eps
-        self.enorm, self.hnorm = nn.RMSNorm(d, eps=eps), nn.RMSNorm(d, eps=eps)
-        self.eh_proj = nn.Linear(2 * d, d, bias=False)
+        self.enorm, self.hnorm = RMSNorm(d, eps=eps), RMSNorm(d, eps=eps)
+        self.eh_proj = Linear(2 * d, d)
         self.block = Block(config, config.num_hidden_layers)
-        self.norm = nn.RMSNorm(d, eps=eps)
+        self.norm = RMSNorm(d, eps=eps)
 
     def forward(self, embedded_BLD: Tensor, hidden_BLD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         joined = torch.cat([self.enorm(embedded_BLD), self.hnorm(hidden_BLD)], dim=-1)
@@ -49,10 +50,11 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.dtype = torch.float32  # that it computes in; the weights stay in float32
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.mtp = MTP(config) if config.num_nextn_predict_layers else None
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -73,7 +75,7 @@ class Transformer(nn.Module):
     def _body(self, tokens_BL: Tensor, cache: list[LatentCache] | None = None) -> Tensor:
         start = cache[0].length if cache else 0
         cos, sin = self._tables(start, tokens_BL.shape[1], tokens_BL.device)
-        x_BLD = self.embed_tokens(tokens_BL)
+        x_BLD = self.embed_tokens(tokens_BL).to(self.dtype)
         for layer, block in enumerate(self.layers):
             x_BLD = block(x_BLD, cos, sin, cache[layer] if cache else None)
         return x_BLD
@@ -107,7 +109,7 @@ class Transformer(nn.Module):
     def _mtp_loss(self, body_BLD: Tensor, targets_BL: Tensor) -> Tensor:
         assert self.mtp is not None
         cos, sin = self._tables(0, targets_BL.shape[1] - 1, targets_BL.device)
-        hidden = self.mtp(self.embed_tokens(targets_BL[:, :-1]), body_BLD[:, :-1], cos, sin)
+        hidden = self.mtp(self.embed_tokens(targets_BL[:, :-1]).to(self.dtype), body_BLD[:, :-1], cos, sin)
         return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
