@@ -159,6 +159,14 @@ def test_a_plug_by_its_module_name_and_with_fewer_arguments(tmp_path: Path, monk
     assert line["mode"] == "online" and line["init"]["name"] is None
 
 
+def test_a_plug_with_another_word_for_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        PLUG + "\n_init = init\ndef init(log_dir, **all): return _init(dir=log_dir, **all)\n"
+    )
+    Plug(str(tmp_path / "mine.py"), "run", tmp_path / "out", {}, 0).close()
+    assert (tmp_path / "out" / "plugged.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [

@@ -191,6 +191,8 @@ def _taken(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str,
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # not written in Python
         return arguments
+    if "log_dir" in parameters and "dir" not in parameters:  # swanlab's word for it
+        arguments = {"log_dir" if name == "dir" else name: value for name, value in arguments.items()}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return arguments
     return {name: value for name, value in arguments.items() if name in parameters}
