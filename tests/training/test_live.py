@@ -11,6 +11,7 @@ import struct
 import sys
 import termios
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,6 +226,7 @@ def on_a_terminal(rows: int, columns: int, term: str) -> str:
         os.environ |= {"TERM": term, "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             os.environ.pop(name, None)
+        os.chdir(Path(__file__).parent.parent.parent)
         time.sleep(0.2)  # until the terminal has its size
         os.execv(sys.executable, [sys.executable, "-c", SCRIPT])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
