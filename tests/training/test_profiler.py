@@ -99,5 +99,5 @@ print(said)
 """
     root = Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-c", script], check=True, cwd=root, capture_output=True, text=True)
-    assert done.stdout.count("cannot be written") == 1 and "training goes on" in done.stdout
+    assert done.stdout.count("cannot be written (torch wrote no whole trace; is the disk full?); training goes on") == 1
     assert list(tmp_path.iterdir()) == []

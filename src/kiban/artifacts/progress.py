@@ -48,12 +48,12 @@ class Task:
     def note(self, text: str) -> None:
         self._note = text
 
-    def _figures(self) -> str:
+    def _figures(self, left: bool = True) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self._done - (self._first or 0.0)) / seconds
         of = f"/{count(self._total)}" if self._total else ""
         parts = [f"{count(self._done)}{of} {self._unit}", f"{count(rate)} {self._unit}/s"]
-        if self._total and rate > 0:
+        if left and self._total and rate > 0:
             parts.append(f"{clock((self._total - self._done) / rate)} left")
         return ", ".join([*parts, self._note] if self._note else parts)
 
@@ -70,7 +70,7 @@ class Task:
             self._progress._bars.remove_task(self._bar)
         seconds = time.monotonic() - self._start
         if seconds > 1:
-            self._progress.say(f"{self._label}: {self._figures().split(' left')[0]} in {clock(seconds)}")
+            self._progress.say(f"{self._label}: {self._figures(left=False)} in {clock(seconds)}")
 
 
 class Progress:

@@ -1,5 +1,6 @@
 """A trace of a few training steps, which Perfetto (ui.perfetto.dev) and chrome://tracing open."""
 
+import errno
 import gzip
 import os
 import shutil
@@ -57,6 +58,7 @@ def profiled(
         except OSError as error:
             say(f"profile: {path} cannot be written ({error.strerror}); training goes on without it")
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it writes to stderr, across the live view, that it began
     cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     profiler._running = profile(
         activities=[ProfilerActivity.CPU, *cuda],
@@ -93,8 +95,10 @@ def _export(done: profile, path: Path) -> None:
 
 
 def _check_whole(trace: Path) -> None:
-    """torch does not tell when the disk was full."""
-    with trace.open("rb") as file:
-        file.seek(max(0, trace.stat().st_size - 16))
-        if not file.read().rstrip().endswith(b"}"):
-            raise OSError(0, "the trace is cut off; is the disk full?", str(trace))
+    """torch does not tell when the disk was full: there is no file then, or a part of one."""
+    if trace.exists():
+        with trace.open("rb") as file:
+            file.seek(max(0, trace.stat().st_size - 16))
+            if file.read().rstrip().endswith(b"}"):
+                return
+    raise OSError(errno.EIO, "torch wrote no whole trace; is the disk full?", str(trace))
