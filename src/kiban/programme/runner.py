@@ -19,6 +19,7 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.hashing import sha256_file
 from kiban.artifacts.manifest import Code, Made, Manifest, address_of
+from kiban.artifacts.memory import peak_bytes, reset_peak
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.rights import Rights, meet
 from kiban.artifacts.stage import Settings, Stage
@@ -120,7 +121,7 @@ def _make_one(
         arguments: dict[str, Any] = {}
         for parameter, source in node.inputs.items():
             arguments[parameter] = made[source] if isinstance(source, str) else [made[name] for name in source]
-        _reset_peak()
+        reset_peak()
         start = time.monotonic()
         outcome = node.stage.function(node.settings, **arguments, out=out, progress=progress)
         manifest = Manifest(
@@ -139,7 +140,7 @@ def _make_one(
             made=Made(
                 at=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 seconds=round(time.monotonic() - start, 3),
-                peak_bytes=_peak_bytes(),
+                peak_bytes=peak_bytes(),
                 hardware=hardware(),
             ),
         )
@@ -260,20 +261,3 @@ def hardware() -> str:
     torch = sys.modules.get("torch")
     accelerator = f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
     return f"{model}, {cores} cores{accelerator}"
-
-
-def _reset_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5)), so that a stage's peak is its own
-    except OSError:
-        pass
-
-
-def _peak_bytes() -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

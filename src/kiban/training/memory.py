@@ -1,10 +1,11 @@
-"""Whether a model fits, before anything is allocated."""
+"""Whether a model fits, before anything is allocated; and how much was needed, when it has run."""
 
 from pathlib import Path
 
 import torch
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.memory import peak_bytes as peak_of_process
 from kiban.model.config import ModelConfig
 
 BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient, and AdamW's two moments
@@ -23,6 +24,13 @@ def check_memory(config: ModelConfig, device: torch.device) -> None:
             f"[model]: {config.parameters().total / 1e6:.0f}M parameters need {needed / 1e9:.1f} GB for training, "
             f"{(needed - free) / 1e9:.1f} GB more than are free here; take a smaller preset, or a larger machine"
         )
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that this process held of the device, or of the machine's memory where the device is the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)  # with what the allocator keeps: that much has to be free
+    return peak_of_process()
 
 
 def _free_bytes(device: torch.device) -> int | None:
