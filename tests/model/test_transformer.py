@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.model import hf
 from kiban.model.attention import Attention
+from kiban.model.causal import causal_attention
 from kiban.model.config import ModelConfig, Yarn
 from kiban.model.generate import generate
 from kiban.model.grouped import grouped_linear
+from kiban.model.layers import RMSNorm
 from kiban.model.loss import CHUNK_LOGITS, linear_cross_entropy
 from kiban.model.moe import MoE, balance_loss
 from kiban.model.presets import PRESETS, preset
@@ -201,6 +205,70 @@ def test_grouped_linear_is_one_linear_an_expert(counts: list[int]) -> None:
     theirs = torch.autograd.grad(plain.square().sum(), (x, w))
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_runs_on_fake_tensors(dtype: torch.dtype) -> None:
+    """So that a dry run needs no memory: nothing in the way of the data asks for its values."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        model = Transformer(preset("nano")).train()
+        model.dtype = dtype
+        tokens_BX = torch.zeros(2, 513, dtype=torch.int64)
+        loss, _ = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:], 1e-3)
+        loss.backward()
+    assert loss.shape == () and all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    whole = flops_of(model) * 2 * 512
+    assert whole == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def flops_of(model: Transformer) -> float:
+    """A token's products, forward and backward, with blocked attention: a query sees 32 keys more than half of them."""
+    c = model.config
+    qk = c.qk_nope_head_dim + c.qk_rope_head_dim
+    keys = 512 / 2 + 32
+    return 6 * c.parameters().active + 6 * keys * c.num_attention_heads * (qk + c.v_head_dim) * c.num_hidden_layers
+
+
+def test_bfloat16_is_near_float32() -> None:
+    losses, gradients = [], []
+    x_BX = tokens(4, 65)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = build(num_nextn_predict_layers=1).train()
+        model.dtype = dtype
+        loss, _ = model.loss(x_BX[:, :-1], x_BX[:, 1:])
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=5e-3)
+    assert F.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+
+
+@pytest.mark.parametrize(("length", "heads"), [(1, 2), (63, 1), (64, 2), (65, 2), (200, 3)])
+def test_blocked_attention_is_attention(length: int, heads: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    q, k = (torch.randn(2, heads, length, 12, generator=generator, requires_grad=True) for _ in range(2))
+    v = torch.randn(2, heads, length, 20, generator=generator, requires_grad=True)
+    ours = causal_attention(q, k, v, 0.3)
+    plain = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+    torch.testing.assert_close(ours, plain)
+    seed = torch.randn(ours.shape, generator=generator)
+    for a, b in zip(
+        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(plain, (q, k, v), seed), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 16), (2, 3, 48)])
+def test_the_norm_and_its_gradients_are_those_of_rms_norm(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(shape[-1], 1e-6)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    x = torch.randn(shape, generator=generator, requires_grad=True)
+    ours, plain = norm(x), F.rms_norm(x, shape[-1:], norm.weight, 1e-6)
+    torch.testing.assert_close(ours, plain)
+    seed, wanted = torch.randn(shape, generator=generator), (x, norm.weight)
+    for a, b in zip(torch.autograd.grad(ours, wanted, seed), torch.autograd.grad(plain, wanted, seed), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_moe_layer_is_a_weighted_sum_over_chosen_experts() -> None:

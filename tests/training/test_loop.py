@@ -120,7 +120,7 @@ def test_muon_cosine_clip_and_balance_go_on_bit_by_bit(whole: Path, tmp_path: Pa
 def test_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "tokens", tmp_path / "tokens")
     rng = random.Random(5)
-    for _ in range(20):
+    for _ in range(40):
         process = start(tmp_path)
         try:
             process.wait(rng.uniform(1.5, 5.0))
@@ -150,9 +150,10 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capsys
     process.kill()
     process.wait()
     newest = max((tmp_path / "checkpoints").glob("step-*"))
-    content = bytearray((newest / "model.safetensors").read_bytes())
+    shard = next(newest.glob("*-model-00001-of-*.safetensors"))
+    content = bytearray(shard.read_bytes())
     content[-1] ^= 1
-    (newest / "model.safetensors").write_bytes(bytes(content))
+    shard.write_bytes(bytes(content))
     tiny.run(tmp_path, Progress())
     assert f"checkpoint {newest.name} is damaged and passed over" in capsys.readouterr().err
     assert trace(tmp_path) == trace(whole)
@@ -165,7 +166,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(whole: Path, tmp_path: Path) 
     process.kill()
     process.wait()
     before = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
-    largest = max(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("optimiser.safetensors"))
+    largest = max(path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*.safetensors"))
     process = start(tmp_path, str(largest // 2), stderr=subprocess.PIPE)
     _, printed = process.communicate(timeout=60)
     assert process.returncode != 0 and b"File too large" in printed
@@ -194,9 +195,70 @@ def test_other_data_in_the_same_run_is_refused(whole: Path, tmp_path: Path) -> N
         tiny.run(tmp_path)
 
 
+def test_checkpoints_to_keep_stay_and_others_go(tmp_path: Path) -> None:
+    tiny.run(tmp_path, save_every_seconds=0.01, keep_checkpoints=3, permanent_every=15)
+    steps = [int(path.name.removeprefix("step-")) for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert {15, 30} <= set(steps) and steps[-1] == 40 and len(set(steps) - {15, 30}) == 3
+
+
+def test_a_checkpoint_without_its_state_is_passed_over(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (newest := max((tmp_path / "checkpoints").iterdir())).joinpath("state.json").unlink()
+    tiny.run(tmp_path, Progress())
+    assert f"checkpoint {newest.name} is damaged and passed over" in capsys.readouterr().err
+    assert trace(tmp_path) == trace(whole)
+
+
 def test_a_loss_that_is_no_number_names_the_documents(tmp_path: Path) -> None:
     with pytest.raises(KibanError, match="lower learning_rate.*documents of that step: id"):
         tiny.run(tmp_path, learning_rate=1e6, grad_clip=1e9, warmup_share=0.0)
+
+
+def test_skipping_does_not_go_on_for_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights are broken after the first steps: no batch helps."""
+    with pytest.raises(KibanError, match="lower learning_rate"):
+        tiny.run(tmp_path, Progress(), learning_rate=1e6, grad_clip=1e9, warmup_share=0.0, on_nan="skip")
+    assert capsys.readouterr().err.count("its update is skipped") == 8
+    faults = [json.loads(line).get("fault") for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert faults.count("nan") == 8
+
+
+NOISE = {"tokens": 32 * 4 * 250, "seed": 9}
+
+
+def noisy(folder: Path) -> None:
+    """The usual text, and a short document of characters at random, which stands out once the rest is learnt."""
+    rng = random.Random(1)
+    words = tiny.Tokenizer.train(tiny.texts(), tiny.VOCABULARY)
+    (folder / "tokens").mkdir(parents=True)
+    words.save(folder / "tokens")
+    noise = "".join(chr(rng.randrange(0x4E00, 0x9FA0)) for _ in range(40))
+    texts = [(f"id{i}", "test", text) for i, text in enumerate(tiny.texts(240))]
+    list(tiny.pack(words, [*texts[:9], ("noise", "test", noise), *texts[9:]], folder / "tokens"))
+
+
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_a_spike_is_passed_over_and_its_documents_named(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy(tmp_path)
+    done = tiny.run(tmp_path, Progress(), **(NOISE | {"on_spike": action, "permanent_every": 5}))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    spiked = [line["step"] for line in lines if "fault" in line]
+    said = capsys.readouterr().err
+    assert spiked and "noise" in said and "a loss spike, loss" in said
+    assert [last for _, last in done.excluded] == spiked
+    if action == "skip":
+        assert all(first == last for first, last in done.excluded)
+    else:
+        assert all((first - 1) % 5 == 0 or first - 1 in spiked for first, last in done.excluded)
+        assert "weights are again those of step" in said
+    with pytest.raises(KibanError, match=r"a loss spike.*documents of that step: .*noise"):
+        shutil.rmtree(tmp_path / "checkpoints")
+        (tmp_path / "log.jsonl").unlink()
+        tiny.run(tmp_path, **(NOISE | {"on_spike": "stop"}))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def test_what_is_not_set_follows_from_the_preset() -> None:
     assert trillion.learning_rate == pytest.approx(2.2e-4)
     assert trillion.batch_sequences and trillion.sequence_length
     assert trillion.batch_sequences * trillion.sequence_length == pytest.approx(63e6, rel=0.01)
-    given = TrainingSettings(sequence_length=64, batch_sequences=3, learning_rate=0.1, qk_clip=0.0)
+    assert (nano.dtype, trillion.dtype) == ("float32", "bfloat16")
+    given = TrainingSettings(sequence_length=64, batch_sequences=3, learning_rate=0.1, qk_clip=0.0, dtype="float32")
     assert given.resolved(preset("nano")) == given
 
 

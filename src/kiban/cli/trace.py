@@ -91,6 +91,8 @@ def _consumption(document_id: str, made: dict[str, Artifact]) -> dict[str, Any]:
             position = position_of(order["seed"], sequence, epoch, num_sequences)
             if position < read:
                 steps.add(position // order["batch_sequences"] + 1)
+    for start_step, end_step in order.get("excluded_steps", []):
+        steps -= set(range(start_step, end_step + 1))
     return {"token_offset": start, "tokens": length, "steps": sorted(steps), "checkpoint": manifest.address}
 
 

@@ -3,14 +3,20 @@
 import shutil
 import signal
 import tempfile
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
+
+if TYPE_CHECKING:
+    from kiban.training.settings import TrainingSettings
+
+OPTIONS = ("seed", "learning_rate", "batch_sequences", "sequence_length", "dtype", "threads")
 
 
 def tokens(
@@ -50,49 +56,62 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="At its peak; by the preset.")] = None,
     batch_sequences: Annotated[int | None, typer.Option(help="Sequences a step; by the preset.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens; the preset's context.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by the preset.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores to compute on.")] = 2,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Start from these weights (Hugging Face layout), not from the seed.")
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of [training], as in kiban.toml."),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Event files in TO/tensorboard.")] = False,
+    tracker: Annotated[str | None, typer.Option(help="A module, or a .py file, with wandb's calls.")] = None,
+    profile: Annotated[bool, typer.Option(help="A trace of three steps for Perfetto: TO/trace.json.gz.")] = False,
 ) -> None:
     """Trains outside a programme. Interrupt it and run it again: it goes on. SIGTERM saves, and the exit code is 0.
 
-    Example: kiban train --preset nano --data packed --steps 100 --json-log log.jsonl
+    Example: kiban train --preset nano --data packed --steps 100 --json-log log.jsonl --set on_spike=skip
     """
     from kiban.model.presets import preset as config_of
     from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
     from kiban.training.interrupts import Stopped
+    from kiban.training.loop import Watching
     from kiban.training.loop import train as run
-    from kiban.training.settings import TrainingSettings
     from kiban.training.stage import write_run
 
+    given = {
+        "preset": preset,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "batch_sequences": batch_sequences,
+        "sequence_length": sequence_length,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    settings = _settings({name: value for name, value in given.items() if value is not None} | _assigned(other or []))
     store = TokenStore.open(data)
-    config = config_of(preset, store.vocab_size)
+    config = config_of(preset, store.vocab_size).model_copy(update={"num_nextn_predict_layers": int(settings.mtp)})
+    settings = settings.resolved(config)
     words = Tokenizer.load(data) if (data / "tokenizer.json").is_file() else None
     if words is not None and words.digest != store.tokenizer:
         raise KibanError(f"{data}: its tokenizer.json is not what the tokens were packed with; pack the text again")
     log, checkpoints = json_log or to / "log.jsonl", to / "checkpoints"
     if log.exists() and not checkpoints.exists():
         raise KibanError(f"{log}: there already, and not of a run in {to}; give another --json-log, or remove it")
-    try:
-        settings = TrainingSettings(
-            preset=preset,
-            seed=seed,
-            learning_rate=learning_rate,
-            batch_sequences=batch_sequences,
-            sequence_length=sequence_length,
-            threads=threads,
-        ).resolved(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise KibanError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
     per_step = (settings.batch_sequences or 0) * (settings.sequence_length or 0)
+    settings = settings.model_copy(update={"tokens": steps * per_step})
+    watching = Watching(
+        tensorboard=to / "tensorboard" if tensorboard else None,
+        tracker=tracker,
+        profile=to / "trace.json.gz" if profile else None,
+    )
     try:
         if words is not None:  # with the run from its first checkpoint on, which can be exported too
             to.mkdir(parents=True, exist_ok=True)
             words.save(to)
-        done = run(
-            config, store, settings.model_copy(update={"tokens": steps * per_step}), log, checkpoints, Progress()
-        )
+        done = run(config, store, settings, log, checkpoints, Progress(), start, watching)
         write_run(done, words, to)
     except Stopped as stopped:
         if stopped.signal != signal.SIGTERM:
@@ -104,6 +123,37 @@ def train(
             f"{to}: cannot be written ({error.strerror}); the checkpoints there stand: mend that, and run it again"
         ) from None
     print(f"{to}: loss {done.loss:.4f} after {done.num_steps} steps, {done.tokens_per_s:.0f} tokens/s")
+
+
+def _settings(given: dict[str, Any]) -> "TrainingSettings":
+    from kiban.training.settings import TrainingSettings
+
+    try:
+        return TrainingSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise KibanError(f"--set: {first['msg'].removeprefix('Value error, ')}") from None
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = sorted({*TrainingSettings.model_fields} - {"tokens", "preset"})
+            raise KibanError(f"--set {name}: there is no such setting; there are {', '.join(known)}") from None
+        option = f"--{name.replace('_', '-')}" if name in OPTIONS else f"--set {name}"
+        raise KibanError(f"{option} {first['input']}: {first['msg'].removeprefix('Value error, ').lower()}") from None
+
+
+def _assigned(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE`, the value as in TOML, or a word without quotes."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name in ("tokens", "preset"):
+            raise KibanError(f"--set {pair}: write it as NAME=VALUE; what is read is set by --steps and --preset")
+        try:
+            values[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = value
+    return values
 
 
 def _read(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 
 @torch.library.custom_op("kiban::grouped_linear", mutates_args=())
@@ -60,3 +61,10 @@ def _backward(ctx: Any, dy_XO: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 grouped_linear.register_autograd(_backward, setup_context=_save)
+
+
+@register_flop_formula([torch.ops.kiban.grouped_linear, torch.ops.kiban.grouped_outer])
+def _flops(a_shape: list[int], b_shape: list[int], *_: Any, **__: Any) -> int:
+    """2 X O I for both: a is [X, I] or [X, O]; O, or I, stands in b, [E, O, I] or [X, I], where a does not have it."""
+    other = b_shape[1]
+    return 2 * a_shape[0] * a_shape[1] * other

@@ -1,98 +1,165 @@
 """Checkpoints of a run: whole or absent, on disk before they count, each saying what run it is of.
 
-step-00000120/ model.safetensors  optimiser.safetensors  state.json (with the digests of the two; written last)
+step-00000120/ shard-*.safetensors, by torch.distributed.checkpoint  state.json (with their digests; written last)
+
+The weights are `model.<name>`, the optimiser's moments `optimiser.<name>/<moment>`. Shards carry their place in the
+whole tensors, so that a run saved under one layout can be resumed under another. Nothing is pickled.
 """
 
 import os
 import re
 import shutil
+import threading
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import fsync_folder, read_json, write_json
 from kiban.artifacts.hashing import sha256_file
 
-KEEP = 2
 STATE = "state.json"
+MODEL, OPTIMISER = "model.", "optimiser."
+
+# Said whenever a single process saves; it is what we mean.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: `step` optimiser steps in `seconds`. `matmul_rate` (FLOP/s) was measured at its start."""
+    """How far a run is: `step` optimiser steps in `seconds`. `matmul_rate` (FLOP/s) was measured at its start.
+    `excluded`: first and last step of each range whose batches left no trace in the weights (see faults.py)."""
 
     step: int
     seconds: float
     matmul_rate: float
+    excluded: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same for a run to go on: its settings, its model, and the fingerprint of its data."""
+    """What must be the same for a run to go on: its settings, its model, the fingerprint of its data, and the digest of
+    the checkpoint that it started from, if any."""
 
     settings: dict[str, Any]
     model: dict[str, Any]
     data: str
+    initial: str | None = None
 
 
-def save(folder: Path, model: nn.Module, optimisers: list[Optimizer], position: Position, identity: Identity) -> None:
-    """Writes under another name, fsyncs, renames; then forgets all but the newest KEEP.
+class Checkpoints:
+    """Those of one run, in `folder`. The newest `keep` stay, and all that were saved as permanent."""
 
-    Raises:
-        OSError: if it cannot be written (a full disk). Then the checkpoints before are untouched.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for abandoned in folder.glob(".step-*.tmp"):
-        shutil.rmtree(abandoned)
-    final = folder / f"step-{position.step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    temporary.mkdir()
-    try:
-        write_tensors(temporary / "model.safetensors", model.state_dict())
-        write_tensors(temporary / "optimiser.safetensors", _moments(model, optimisers))
-        digests = {path.name: sha256_file(path) for path in temporary.glob("*.safetensors")}
-        state = {"position": asdict(position), "identity": asdict(identity), "sha256": digests}
-        write_json(temporary / STATE, state)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        fsync_folder(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in _folders(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    def __init__(self, folder: Path, identity: Identity, keep: int, say: Callable[[str], None]) -> None:
+        self.folder, self.identity, self.keep, self.say = folder, identity, keep, say
+        self._writing: threading.Thread | None = None
+        self._failed: OSError | None = None
+        folder.mkdir(parents=True, exist_ok=True)
 
+    def save(self, model: nn.Module, optimisers: list[Optimizer], position: Position, permanent: bool = False) -> None:
+        """Copies the state, and writes the copy in the background. One that cannot be written (a full disk) is said
+        at the next call; those before it stand."""
+        self._settle()
+        if self._failed is not None:
+            self.say(f"{self._failed}; the checkpoints before stand, and the next is tried when it is due")
+            self._failed = None
+        tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()} | _moments(model, optimisers)
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._writing = threading.Thread(target=self._write, args=(copies, position, permanent))
+        self._writing.start()
 
-def restore(
-    folder: Path, model: nn.Module, optimisers: list[Optimizer], identity: Identity, say: Callable[[str], None]
-) -> Position | None:
-    """Loads the newest whole checkpoint; None if there is none. One that is damaged is named and passed over.
+    def wait(self) -> None:
+        """Until the last save is on disk.
 
-    Raises:
-        KibanError: if it is of another run, naming what differs.
-    """
-    for path in reversed(_folders(folder)):
+        Raises:
+            OSError: if it could not be written. Then the checkpoints before are untouched.
+        """
+        self._settle()
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+
+    def restore(self, model: nn.Module, optimisers: list[Optimizer]) -> Position | None:
+        """Loads the newest whole checkpoint; None if there is none. One that is damaged is named and passed over.
+
+        Raises:
+            KibanError: if it is of another run, naming what differs.
+        """
+        self._settle()
+        for path in reversed(_folders(self.folder)):
+            try:
+                state = read_json(path / STATE)
+                for name, digest in state["sha256"].items():
+                    if sha256_file(path / name) != digest:
+                        raise KibanError(f"{name}: the bytes are not those that were saved")
+                position, standing = Position(**state["position"]), Identity(**state["identity"])
+            except (KibanError, KeyError, TypeError, OSError) as error:
+                self.say(f"checkpoint {path.name} is damaged and passed over ({error})")
+                continue
+            _check_same(path, standing, self.identity)
+            model.load_state_dict(read_tensors(path, MODEL))
+            _restore_moments(model, optimisers, read_tensors(path, OPTIMISER))
+            return position
+        return None
+
+    def _settle(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _write(self, tensors: dict[str, Tensor], position: Position, permanent: bool) -> None:
+        """Writes under another name, fsyncs, renames; then forgets what need not stay."""
+        final = self.folder / f"step-{position.step:08d}"
+        temporary = self.folder / f".{final.name}.tmp"
         try:
-            state = read_json(path / STATE)
-            for name, digest in state["sha256"].items():
-                if sha256_file(path / name) != digest:
-                    raise KibanError(f"{name}: the bytes are not those that were saved")
-            position, standing = Position(**state["position"]), Identity(**state["identity"])
-        except (KibanError, KeyError, TypeError, OSError) as error:
-            say(f"checkpoint {path.name} is damaged and passed over ({error})")
-            continue
-        _check_same(path, standing, identity)
-        model.load_state_dict(load_file(path / "model.safetensors"))
-        _restore_moments(model, optimisers, load_file(path / "optimiser.safetensors"))
-        return position
-    return None
+            for abandoned in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(abandoned)
+            temporary.mkdir()
+            files = {name: 1 if name.startswith(MODEL) else 2 for name in tensors}
+            writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=files, save_distributed=True)
+            save(tensors, storage_writer=writer, no_dist=True)
+            digests = {path.name: sha256_file(path) for path in temporary.glob("*.safetensors")}
+            state = {"position": asdict(position), "identity": asdict(self.identity), "sha256": digests}
+            write_json(temporary / STATE, state | {"permanent": permanent})
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            fsync_folder(self.folder)
+            for old in [path for path in _folders(self.folder) if not _permanent(path)][: -self.keep]:
+                shutil.rmtree(old)
+        except (OSError, CheckpointException) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._failed = _named(_cause(error), final)
+
+
+def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose names begin with `prefix`, without it, whole whatever layout saved them."""
+    held = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(tensor.size, dtype=tensor.properties.dtype)
+        for name, tensor in held.items()
+        if name.startswith(prefix) and isinstance(tensor, TensorStorageMetadata)
+    }
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def digest_of(folder: Path) -> str:
+    """Of the configuration and weights that lie in a folder."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    return sha256_json({path.name: sha256_file(path) for path in files})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -108,10 +175,33 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         os.fsync(file.fileno())
 
 
+def _cause(error: OSError | CheckpointException) -> OSError:
+    """torch.distributed.checkpoint wraps what happened on each rank."""
+    if isinstance(error, OSError):
+        return error
+    for failure, _ in error.failures.values():
+        if isinstance(failure, OSError):
+            return failure
+    raise error
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+def _permanent(path: Path) -> bool:
+    try:
+        return bool(read_json(path / STATE).get("permanent"))
+    except KibanError:
+        return False
+
+
 def _check_same(path: Path, standing: Identity, identity: Identity) -> None:
     remedy = f"delete {path.parent} to start anew, or give the run a folder of its own"
     if standing.data != identity.data:
         raise KibanError(f"{path}: made on other data than this run has; {remedy}")
+    if standing.initial != identity.initial:
+        raise KibanError(f"{path}: the run started from other weights than are given now; {remedy}")
     for what, before, now in (
         ("settings", standing.settings, identity.settings),
         ("model", standing.model, identity.model),
@@ -130,7 +220,7 @@ def _folders(folder: Path) -> list[Path]:
 def _moments(model: nn.Module, optimisers: list[Optimizer]) -> dict[str, Tensor]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": value
+        f"{OPTIMISER}{names[parameter]}/{key}": value
         for optimiser in optimisers
         for parameter, moments in optimiser.state.items()
         for key, value in moments.items()

@@ -1,10 +1,11 @@
-"""The log of a run: a JSON line a step, flushed as it is written.
+"""The log of a run: a JSON line a step, flushed as it is written. What is no finite number is null there.
 
 A run that goes on from a checkpoint first cuts the lines after it, so that in the end there is one line for each step,
 the same as if nothing had happened.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,8 @@ from kiban.artifacts.files import write_atomic
 
 
 class StepLog:
-    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them.
+    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them, `losses` the
+    loss of each.
 
     Raises:
         KibanError: if lines of those steps are missing.
@@ -28,12 +30,14 @@ class StepLog:
                 f"{path}: does not hold the lines of steps 1 to {steps}, after which the checkpoint goes on; "
                 "restore it, or delete the checkpoints to start anew"
             )
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_atomic(path, "".join(map(_line, self.records)))
         self._file = path.open("a", encoding="utf-8")
+        self.losses: list[float] = [record["loss"] for record in self.records]
 
     def append(self, record: dict[str, Any]) -> None:
+        self.losses.append(record["loss"])
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
 
     def sync(self) -> None:
@@ -49,6 +53,11 @@ class StepLog:
         self._file.close()
 
 
+def _line(record: dict[str, Any]) -> str:
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -60,5 +69,5 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
             break
         if not isinstance(record, dict) or "step" not in record:
             break
-        records.append(record)
+        records.append({key: math.nan if value is None else value for key, value in record.items()})
     return records

@@ -13,17 +13,24 @@ import torch
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.model.config import ModelConfig
+from kiban.model.hf import load_into
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.packing import TokenStore
-from kiban.training import checkpoint
 from kiban.training.batches import Batches
+from kiban.training.checkpoint import Checkpoints, Identity, Position, digest_of
+from kiban.training.faults import fault_of, too_many
 from kiban.training.flops import flops_per_token, matmul_rate
 from kiban.training.interrupts import Interrupts, Stopped
+from kiban.training.live import live
 from kiban.training.log import StepLog
-from kiban.training.memory import check_memory
+from kiban.training.memory import check_memory, peak_bytes
 from kiban.training.optimiser import optimisers as optimisers_of
+from kiban.training.profiler import profiled
 from kiban.training.schedule import cosine, wsd
 from kiban.training.settings import TrainingSettings
+from kiban.training.trackers import Plug, TensorBoard, Tracker, Trackers
+
+REMEDY = "lower learning_rate in [training], set on_nan or on_spike to skip or rollback"
 
 
 @dataclass(frozen=True)
@@ -39,25 +46,45 @@ class Run:
     loss: float  # nats/token, mean over the last tenth of the steps
     tokens_per_s: float  # median over the steps, as is mfu
     mfu: float
+    excluded: list[list[int]]  # first and last step of each range whose batches left no trace in the weights
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What a run is watched with beside its log."""
+
+    tensorboard: Path | None = None  # a folder
+    tracker: str | None = None  # a module with wandb's calls
+    profile: Path | None = None  # where the trace of a few steps goes
 
 
 def train(
-    config: ModelConfig, data: TokenStore, settings: TrainingSettings, log: Path, checkpoints: Path, progress: Progress
+    config: ModelConfig,
+    data: TokenStore,
+    settings: TrainingSettings,
+    log: Path,
+    checkpoints: Path,
+    progress: Progress,
+    initial: Path | None = None,
+    watching: Watching = Watching(),
 ) -> Run:
-    """Trains a model, from the newest checkpoint in `checkpoints` if there is one.
+    """Trains a model, from the newest checkpoint in `checkpoints` if there is one, else from the weights in `initial`
+    (a folder in the Hugging Face layout), else from the seed.
 
     `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm (before clipping), tokens_per_s, mfu,
-    seconds, expert_load_max (the largest load of an expert over the mean of its layer: 1 is balance); mtp_loss where
-    there is an MTP layer, balance_loss with balance_weight, max_logit (of attention, before clipping) with qk_clip.
+    seconds, memory_bytes (the most held so far), expert_load_max (the largest load of an expert over the mean of its
+    layer: 1 is balance); mtp_loss where there is an MTP layer, balance_loss with balance_weight, max_logit (of
+    attention, before clipping) with qk_clip; fault (nan or spike) in the line of a step that was skipped or rolled back.
 
     Raises:
-        KibanError: if model, data and machine do not fit, or the loss is no longer a number (the documents are named).
+        KibanError: if model, data and machine do not fit, or at a fault that the settings do not pass over (the
+            documents are named).
         Stopped: on SIGINT or SIGTERM, once the present step is saved.
-        OSError: if a checkpoint cannot be written (a full disk); those before it stand.
+        OSError: if the last checkpoint cannot be written (a full disk); those before it stand.
     """
     settings = settings.resolved(config)
     length, batch_sequences, peak = settings.sequence_length, settings.batch_sequences, settings.learning_rate
-    assert length and batch_sequences and peak
+    assert length and batch_sequences and peak and settings.dtype
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _check(config, data, length)
     check_memory(config, device)
@@ -69,52 +96,84 @@ def train(
 
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
+    model.dtype = getattr(torch, settings.dtype)
     model.to(device).train()
     if settings.qk_clip:
         model.watch_logits()
     optimisers = optimisers_of(model, settings.optimiser, peak, settings.weight_decay)
 
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    identity = checkpoint.Identity(settings.model_dump(mode="json"), config.model_dump(mode="json"), data.fingerprint)
-    position = checkpoint.restore(checkpoints, model, optimisers, identity, progress.say)
+    identity = Identity(
+        settings.model_dump(mode="json"),
+        config.model_dump(mode="json"),
+        data.fingerprint,
+        digest_of(initial) if initial else None,
+    )
+    saved = Checkpoints(checkpoints, identity, settings.keep_checkpoints, progress.say)
+    position = saved.restore(model, optimisers)
     if position is None:
+        if initial:
+            load_into(model, initial, progress.say)
         _say_epochs(num_steps * batch_sequences, batches, batch_sequences, progress)
-        position = checkpoint.Position(0, 0.0, matmul_rate(device, torch.float32))
+        position = Position(0, 0.0, matmul_rate(device, model.dtype))
     else:
         progress.say(f"training goes on after step {position.step} of {num_steps}")
+    trackers: dict[str, Tracker] = {}
+    if watching.tensorboard:
+        trackers["TensorBoard"] = TensorBoard(watching.tensorboard, position.step)
+    if watching.tracker:
+        known = settings.model_dump(mode="json") | {"model": config.model_dump(mode="json")}
+        trackers[watching.tracker] = Plug(watching.tracker, log.parent.name, log.parent, known, position.step)
     flops_per_step = flops_per_token(config, length) * batch_tokens
+    excluded = [list(steps) for steps in position.excluded]
 
     with (
+        Trackers(trackers, progress.say) as followers,
         StepLog(log, position.step) as lines,
         Interrupts() as interrupts,
-        progress.task("training", num_steps, "steps") as task,
+        live(progress, num_steps, lines.records) as view,
+        profiled(watching.profile, progress.say) as profiler,
     ):
-        task.update(position.step)
         start = time.perf_counter() - position.seconds
-        saved = time.perf_counter()
+        last_save = time.perf_counter()
         for step in range(position.step, num_steps):
             began = time.perf_counter()
             lr = peak * _factor(settings, step, num_steps)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = lr
 
-            totals: dict[str, float] = {}
+            sums: dict[str, torch.Tensor] = {}
             for tokens_BX in batches.tokens(step).split(micro_sequences):
                 tokens_BX = tokens_BX.to(device)
                 share = len(tokens_BX) / batch_sequences
                 loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:], settings.balance_weight)
                 (loss * share).backward()
                 for name, value in stats.items():
-                    totals[name] = totals.get(name, 0.0) + value.item() * share
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip).item()
-            if not (math.isfinite(totals["loss"]) and math.isfinite(grad_norm)):
-                raise KibanError(_not_a_number(batches, step, totals["loss"], grad_norm))
+                    sums[name] = sums.get(name, 0.0) + value * share
+            sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+
+            fault = fault_of(totals["loss"], totals["grad_norm"], lines.losses)
+            action = {"nan": settings.on_nan, "spike": settings.on_spike, None: "ignore"}[fault]
+            if action != "ignore":
+                said = f"training: {_described(fault, totals)} at step {step + 1}"
+                places = f"documents of that step: {_documents(batches, step)}"
+                if action == "stop" or too_many(excluded, step):
+                    saved.wait()
+                    raise KibanError(f"{said}; {REMEDY}, or look into the {places}")
+                before = saved.restore(model, optimisers) if action == "rollback" else None
+                if action == "rollback" and before is None:
+                    raise KibanError(f"{said}, and there is no checkpoint to go back to; {REMEDY}; {places}")
+                excluded.append([before.step + 1 if before else step + 1, step + 1])
+                done = f"weights are again those of step {before.step}" if before else "its update is skipped"
+                progress.say(f"{said}: {done}; {places}")
+            else:
+                for optimiser in optimisers:
+                    optimiser.step()
             for optimiser in optimisers:
-                optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
             if settings.qk_clip:
-                totals["max_logit"] = model.clip_logits(settings.qk_clip)
-            load_NE = model.update_routing_bias(settings.bias_rate)
+                totals["max_logit"] = model.clip_logits(settings.qk_clip if action == "ignore" else math.inf)
+            load_NE = model.update_routing_bias(settings.bias_rate if action == "ignore" else 0.0)
 
             seconds = time.perf_counter() - began
             record = {
@@ -122,26 +181,32 @@ def train(
                 "tokens": (step + 1) * batch_tokens,
                 **totals,
                 "lr": lr,
-                "grad_norm": grad_norm,
                 "tokens_per_s": batch_tokens / seconds,
                 "mfu": flops_per_step / seconds / position.matmul_rate,
                 "seconds": time.perf_counter() - start,
+                "memory_bytes": peak_bytes(device),
                 "expert_load_max": (load_NE.amax(-1) / load_NE.float().mean(-1)).max().item(),
+                **({"fault": fault} if action != "ignore" else {}),
             }
             lines.append(record)
-            task.note(f"loss {totals['loss']:.3f}")
-            task.update(step + 1)
+            followers.log(record, step + 1)
+            view.update(record | {"expert_load": load_NE.tolist()})
+            profiler.step()
 
-            due = time.perf_counter() - saved > settings.save_every_seconds
+            permanent = settings.permanent_every is not None and (step + 1) % settings.permanent_every == 0
+            due = time.perf_counter() - last_save > settings.save_every_seconds or permanent or action == "rollback"
             if due or interrupts.seen or step + 1 == num_steps:
                 lines.sync()
-                now = checkpoint.Position(step + 1, time.perf_counter() - start, position.matmul_rate)
-                checkpoint.save(checkpoints, model, optimisers, now, identity)
-                saved = time.perf_counter()
+                now = Position(step + 1, time.perf_counter() - start, position.matmul_rate, [*excluded])
+                saved.save(model, optimisers, now, permanent)
+                view.saved(step + 1)
+                last_save = time.perf_counter()
             if interrupts.seen and step + 1 < num_steps:
+                saved.wait()
                 raise Stopped(interrupts.seen, step + 1)
+    saved.wait()
 
-    last_tenth = [record["loss"] for record in lines.records[-max(1, num_steps // 10) :]]
+    last_tenth = [loss for loss in lines.losses[-max(1, num_steps // 10) :] if math.isfinite(loss)]
     return Run(
         model=model,
         settings=settings,
@@ -149,9 +214,10 @@ def train(
         num_sequences=batches.num_sequences,
         tokens=num_steps * batch_tokens,
         seconds=lines.records[-1]["seconds"],
-        loss=sum(last_tenth) / len(last_tenth),
+        loss=sum(last_tenth) / len(last_tenth) if last_tenth else math.nan,
         tokens_per_s=_median([record["tokens_per_s"] for record in lines.records]),
         mfu=_median([record["mfu"] for record in lines.records]),
+        excluded=excluded,
     )
 
 
@@ -184,13 +250,14 @@ def _say_epochs(num_read: int, batches: Batches, batch_sequences: int, progress:
         progress.say(f"training: reads the data {num_read / batches.num_sequences:.1f} times")
 
 
-def _not_a_number(batches: Batches, step: int, loss: float, grad_norm: float) -> str:
+def _described(fault: str | None, totals: dict[str, float]) -> str:
+    kind = "a loss spike, " if fault == "spike" else ""
+    return f"{kind}loss {totals['loss']:.4g} and gradient norm {totals['grad_norm']:.4g}"
+
+
+def _documents(batches: Batches, step: int) -> str:
     names = [place.id for place in batches.documents(step)]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"training: loss {loss} and gradient norm {grad_norm} at step {step + 1}; lower learning_rate in [training], "
-        f"or look into the documents of that step: {shown}"
-    )
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _median(values: list[float]) -> float:

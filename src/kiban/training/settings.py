@@ -23,6 +23,10 @@ MOST_BATCH_TOKENS = 63_000_000
 # Muon lets attention logits grow where AdamW does not; the bound is Kimi K2's (arXiv 2507.20534, section 2.1).
 QK_CLIP = {"adamw": 0.0, "muon": 100.0}
 
+# From this hidden size on a model computes in bfloat16 (its weights and what is summed stay in float32): below it the
+# gain is small on a laptop, and the loss is exact.
+LOW_PRECISION_WIDTH = 768
+
 
 def parse_tokens(value: int | str) -> int:
     """`"1.2M"` -> 1200000. Raises ValueError for what is no count of tokens."""
@@ -63,7 +67,12 @@ class TrainingSettings(Settings):
     balance_weight: float = Field(default=0.0, ge=0)  # of the sequence-wise balance loss; DeepSeek-V3 had 1e-4
     qk_clip: float | None = Field(default=None, ge=0)  # the largest attention logit; None: 100 with muon, else 0 (off)
     mtp: bool = False
+    dtype: Literal["float32", "bfloat16"] | None = None  # of products and activations; None: by LOW_PRECISION_WIDTH
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    on_spike: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
     save_every_seconds: float = Field(default=60.0, gt=0, exclude=True)
+    keep_checkpoints: int = Field(default=2, gt=0, exclude=True)
+    permanent_every: int | None = Field(default=None, gt=0, exclude=True)  # steps; those checkpoints stay for good
     threads: int = Field(default=2, gt=0)  # on the CPU the order of sums, and so the last bits, depend on it
 
     @field_validator("tokens", mode="before")
@@ -93,6 +102,7 @@ class TrainingSettings(Settings):
                 "sequence_length": length,
                 "batch_sequences": self.batch_sequences or max(1, round(batch_tokens / length)),
                 "qk_clip": self.qk_clip if self.qk_clip is not None else QK_CLIP[self.optimiser],
+                "dtype": self.dtype or ("float32" if config.hidden_size < LOW_PRECISION_WIDTH else "bfloat16"),
                 "learning_rate": self.learning_rate or LEARNING_RATE_WIDTH / config.hidden_size,
             }
         )

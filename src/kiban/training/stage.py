@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kiban.training.loop import Run
 
 
-@stage("model", inputs=("tokens", "tokenizer"), version=2, use="pretrain")
+@stage("model", inputs=("tokens", "tokenizer"), version=3, use="pretrain")
 def model(settings: TrainingSettings, tokens: Artifact, tokenizer: Artifact, out: Path, progress: Progress) -> Outcome:
     """Trains the preset on the tokens: config.json, model.safetensors, log.jsonl, samples.json."""
     from kiban.artifacts.files import write_atomic
@@ -61,7 +61,8 @@ def write_run(run: "Run", tokenizer: "Tokenizer | None", folder: Path) -> None:
 
 
 def consumed(run: "Run") -> dict[str, object]:
-    """What of the data the run read: positions [0, n) of the order that the seed gives (see artifacts.order)."""
+    """What of the data the run read: positions [0, n) of the order that the seed gives (see artifacts.order), without
+    those of the steps that faults excluded, first to last."""
     assert run.settings.batch_sequences is not None
     return {
         "sequences": [0, run.num_steps * run.settings.batch_sequences],
@@ -69,4 +70,5 @@ def consumed(run: "Run") -> dict[str, object]:
         "sequence_length": run.settings.sequence_length,
         "batch_sequences": run.settings.batch_sequences,
         "seed": run.settings.seed,
+        "excluded_steps": run.excluded,
     }
