@@ -12,7 +12,7 @@ from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.store import Artifact, Store, read_artifact
 from kiban.programme import graph, runner
 from kiban.programme.settings import PROGRAMME_FILE, load
-from kiban.training.export import Dtype, card, export_run
+from kiban.training.export import Dtype, card, export_run, partial_blocks
 
 
 def export(
@@ -66,6 +66,11 @@ def export(
         shutil.rmtree(to, ignore_errors=True)
         raise
     print(f"{to}: {tensors} tensors")
+    if dtype == "fp8" and (partial := partial_blocks(to)):
+        print(
+            f"{to}: {partial} weights end in part of a 128 x 128 block, as DeepSeek-V3's kv_a_proj_with_mqa does; "
+            "transformers 5 refuses or misreads those when it dequantises for a CPU: give it --dtype bfloat16"
+        )
 
 
 def _beside(run: Path) -> Path:

@@ -37,6 +37,12 @@ def scale_shape(shape: list[int], block: tuple[int, int] = BLOCK) -> list[int]:
     return [math.ceil(size / edge) for size, edge in zip(shape, block, strict=True)]
 
 
+def ends_in_part(shape: list[int], block: tuple[int, int] = BLOCK) -> bool:
+    """Whether blocks of more than one size cover it. transformers (seen in 5.24) takes sizes over numbers of scales for
+    the block when it dequantises, and refuses such weights, or scales them wrongly (144 rows as 72 and 72)."""
+    return any(size > edge and size % edge for size, edge in zip(shape, block, strict=True))
+
+
 def quantise(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     """e4m3 [O, I] and the scales, by which a block's largest magnitude is stored as 448. Edge blocks are smaller."""
     weight_OI = weight_OI.float()

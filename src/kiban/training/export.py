@@ -75,6 +75,15 @@ def export_run(run: Path, tokenizer: Path, out: Path, dtype: Dtype = "float32") 
     return tensors
 
 
+def partial_blocks(out: Path) -> int:
+    """How many weights of an fp8 export end in part of a block."""
+    from kiban.model.fp8 import ends_in_part
+    from kiban.model.tensor_files import TensorFiles
+
+    files = TensorFiles(sorted(out.glob("*.safetensors")))
+    return sum(ends_in_part(files.shape(name)) for name in files.names if f"{name}_scale_inv" in files)
+
+
 def card(name: str, rights: Rights) -> str:
     """A model card that says what the weights may be used for and what is owed for them."""
     terms = rights.model_dump(mode="json")
