@@ -45,6 +45,14 @@ def test_a_run_logs_every_step_and_is_exported(packed: Path, tmp_path: Path) -> 
         kiban("export", source, "--to", to)
         scores.append(kiban_json("eval", "score", to, "--text-file", tmp_path / "text.txt", "--json"))
     assert scores[0] == scores[1] and scores[0]["characters"] == 4
+    said = kiban("export", run, "--to", tmp_path / "hf-fp8", "--dtype", "fp8").stdout
+    assert "end in part of a 128 x 128 block" in said
+    score = kiban_json("eval", "score", tmp_path / "hf-fp8", "--text-file", tmp_path / "text.txt", "--json")
+    assert score["log_likelihood"] == pytest.approx(scores[0]["log_likelihood"], rel=0.1)
+    assert score["log_likelihood"] != scores[0]["log_likelihood"]
+    (run / "tokenizer_config.json").unlink()
+    assert "tokenizer_config.json: cannot be written or read" in error_of("export", run, "--to", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_sigterm_saves_and_exits_0(packed: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""The architecture against transformers' own, and its parts against plain versions of themselves."""
+"""The architecture's parts against plain versions of themselves. `test_hf.py` holds the whole against transformers'."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from kiban.artifacts.errors import KibanError
-from kiban.artifacts.files import read_json, write_json
-from kiban.model import hf
 from kiban.model.attention import Attention
 from kiban.model.causal import causal_attention
 from kiban.model.config import ModelConfig, Yarn
@@ -72,88 +69,6 @@ def build(**changes: Any) -> Transformer:
 
 def tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, 97, shape, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_transformers_loads_the_export_and_gives_the_same_logits(variant: str, tmp_path: Path) -> None:
-    from transformers import DeepseekV3ForCausalLM
-
-    model = build(**VARIANTS[variant])
-    hf.save(model, tmp_path)
-    theirs, report = DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
-    assert not report["missing_keys"] and not report["mismatched_keys"]
-    x_BL = tokens(2, 70)
-    with torch.no_grad():
-        ours, other = model.logits(model(x_BL)), theirs.eval()(x_BL).logits
-    assert other.std() > 0.1
-    assert (ours - other).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_way_back_is_exact(variant: str, tmp_path: Path) -> None:
-    model = build(**VARIANTS[variant])
-    hf.save(model, tmp_path)
-    again = hf.load(tmp_path).state_dict()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again[name]), name
-
-
-def test_bfloat16_export_keeps_the_routing_bias_in_float32(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    hf.save(build(), tmp_path, dtype=torch.bfloat16)
-    kinds = {name.split(".")[-1]: t.dtype for name, t in load_file(next(tmp_path.glob("*.safetensors"))).items()}
-    assert kinds.pop("e_score_correction_bias") == torch.float32
-    assert set(kinds.values()) == {torch.bfloat16}
-    assert hf.load(tmp_path, torch.bfloat16).layers[1].mlp.gate.e_score_correction_bias.dtype == torch.float32
-
-
-def test_config_json_has_every_field_that_a_loader_needs(tmp_path: Path) -> None:
-    hf.save(build(), tmp_path)
-    content = read_json(tmp_path / "config.json")
-    wanted = {
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
-        "moe_layer_freq": 1,
-        "rope_theta": 10000.0,
-        "n_group": 1,
-        "norm_topk_prob": True,
-        "num_nextn_predict_layers": 0,
-        "architectures": ["DeepseekV3ForCausalLM"],
-        "torch_dtype": "float32",
-    }
-    assert {key: content[key] for key in wanted} == wanted
-
-
-def test_rotary_settings_as_newer_tools_write_them(tmp_path: Path) -> None:
-    hf.save(build(**VARIANTS["yarn"], rope_theta=5000.0), tmp_path)
-    content = read_json(tmp_path / "config.json")
-    scaling = content.pop("rope_scaling")
-    del scaling["type"]
-    content["rope_parameters"] = scaling | {"rope_theta": content.pop("rope_theta")}
-    write_json(tmp_path / "config.json", content)
-    config = hf.read_config(tmp_path)
-    assert config.rope_theta == 5000.0 and config.rope_scaling == VARIANTS["yarn"]["rope_scaling"]
-    write_json(tmp_path / "config.json", content | {"rope_parameters": {"rope_type": "linear", "factor": 2.0}})
-    with pytest.raises(KibanError, match="rope_scaling of type 'linear' cannot be honoured"):
-        hf.read_config(tmp_path)
-    write_json(tmp_path / "config.json", content | {"rope_parameters": {"rope_type": "yarn", "factor": 0.5}})
-    with pytest.raises(KibanError, match="rope_scaling.factor: input should be greater than or equal to 1"):
-        hf.read_config(tmp_path)
-
-
-def test_what_cannot_be_honoured_is_refused(tmp_path: Path) -> None:
-    hf.save(build(), tmp_path)
-    content = read_json(tmp_path / "config.json")
-    write_json(tmp_path / "config.json", content | {"scoring_func": "softmax"})
-    with pytest.raises(KibanError, match="scoring_func='softmax' cannot be honoured"):
-        hf.load(tmp_path)
-    write_json(tmp_path / "config.json", content | {"model_type": "llama"})
-    with pytest.raises(KibanError, match="only 'deepseek_v3'"):
-        hf.load(tmp_path)
-    write_json(tmp_path / "config.json", content | {"hidden_size": 50})
-    with pytest.raises(KibanError, match=r"is \[97, 48\], config.json says \[97, 50\]"):
-        hf.load(tmp_path)
 
 
 def test_generation_with_the_latent_cache_is_generation_without() -> None:

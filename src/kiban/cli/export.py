@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.files import write_atomic
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.store import Artifact, Store, read_artifact
 from kiban.programme import graph, runner
 from kiban.programme.settings import PROGRAMME_FILE, load
-from kiban.training.export import card, export_run
+from kiban.training.export import Dtype, card, export_run, partial_blocks
 
 
 def export(
@@ -20,10 +21,13 @@ def export(
     ],
     to: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
     tokenizer: Annotated[Path | None, typer.Option(help="Where tokenizer.json lies, if not with the run.")] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the weights; fp8 is block-wise e4m3 as DeepSeek-V3's, the rest bfloat16.")
+    ] = "float32",
 ) -> None:
     """Writes config.json, weights and tokenizer as transformers, vLLM and SGLang load them.
 
-    Example: kiban export recipes/demo --to model-hf
+    Example: kiban export recipes/demo --to model-hf --dtype bfloat16
     """
     if to.exists() and any(to.iterdir()):
         raise KibanError(f"{to}: not empty; give a new folder")
@@ -50,13 +54,23 @@ def export(
         model.check()
     try:
         to.mkdir(parents=True, exist_ok=True)
-        tensors = export_run(model.path if model else path, words, to)
+        tensors = export_run(model.path if model else path, words, to, dtype)
         if model:
-            (to / "README.md").write_text(card(model.name, model.rights), encoding="utf-8")
+            write_atomic(to / "README.md", card(model.name, model.rights))
+    except OSError as error:
+        shutil.rmtree(to, ignore_errors=True)
+        raise KibanError(
+            f"{error.filename or to}: cannot be written or read ({error.strerror}); mend that, and export again"
+        ) from None
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
     print(f"{to}: {tensors} tensors")
+    if dtype == "fp8" and (partial := partial_blocks(to)):
+        print(
+            f"{to}: {partial} weights end in part of a 128 x 128 block, as DeepSeek-V3's kv_a_proj_with_mqa does; "
+            "transformers 5 refuses or misreads those when it dequantises for a CPU: give it --dtype bfloat16"
+        )
 
 
 def _beside(run: Path) -> Path:

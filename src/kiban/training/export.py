@@ -1,7 +1,7 @@
 """The stage `export`: a trained model in the Hugging Face layout, with its tokenizer and a card."""
 
-import shutil
 from pathlib import Path
+from typing import Literal
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
@@ -12,6 +12,7 @@ from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+Dtype = Literal["float32", "bfloat16", "fp8"]
 
 
 class ExportSettings(Settings):
@@ -32,32 +33,55 @@ def export(settings: ExportSettings, model: Artifact, tokenizer: Artifact, out: 
     )
 
 
-def export_run(run: Path, tokenizer: Path, out: Path) -> int:
-    """Exports the run or checkpoint in `run`; gives the number of tensors.
+def export_run(run: Path, tokenizer: Path, out: Path, dtype: Dtype = "float32") -> int:
+    """Exports the run or checkpoint in `run`; gives the number of tensors. A shard at a time is in memory.
 
     Raises:
-        KibanError: if `run` holds no trained model.
+        KibanError: if `run` holds no trained model, or a damaged one.
+        OSError: if it cannot be written (a full disk).
     """
-    from safetensors.torch import load_file
+    import torch
+    from pydantic import ValidationError
 
     from kiban.model import hf
     from kiban.model.config import ModelConfig
+    from kiban.model.tensor_files import TensorFiles
     from kiban.model.transformer import Transformer
     from kiban.tokenizer.special import BOS, EOS, PAD
 
-    if not (run / "model.safetensors").is_file():
+    weights = run / "model.safetensors"
+    if not weights.is_file():
         raise KibanError(f"{run}: holds no model.safetensors; give a programme, or a folder that the model stage made")
     checkpoint = run / "state.json"
-    config = ModelConfig(
-        **(read_json(checkpoint)["identity"]["model"] if checkpoint.is_file() else read_json(run / "config.json"))
-    )
-    trained = Transformer(config)
-    trained.load_state_dict(load_file(run / "model.safetensors"))
-    tensors = hf.save(trained, out, bos_id=BOS, eos_id=EOS, pad_id=PAD)
+    described = checkpoint if checkpoint.is_file() else run / "config.json"
+    content = read_json(described)
+    try:
+        config = ModelConfig(**(content["identity"]["model"] if checkpoint.is_file() else content))
+    except (KeyError, TypeError, ValidationError):
+        raise KibanError(f"{described}: describes no model; restore it, or export another checkpoint") from None
+    files = TensorFiles([weights])
+    # The weights stay in the file until their shard is written: the model has no memory of its own.
+    with torch.device("meta"):
+        trained = Transformer(config)
+    wanted = {name: list(tensor.shape) for name, tensor in trained.state_dict().items()}
+    if {name: files.shape(name) for name in files.names} != wanted:
+        raise KibanError(f"{weights}: not of the model that {described.name} describes; copy both again")
+    trained.load_state_dict({name: files.read(name) for name in wanted}, assign=True)
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+    tensors = hf.save(trained, out, kinds[dtype], bos_id=BOS, eos_id=EOS, pad_id=PAD)
     for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, out / name)
+        write_atomic(out / name, (tokenizer / name).read_bytes())
     write_json(out / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
     return tensors
+
+
+def partial_blocks(out: Path) -> int:
+    """How many weights of an fp8 export end in part of a block."""
+    from kiban.model.fp8 import ends_in_part
+    from kiban.model.tensor_files import TensorFiles
+
+    files = TensorFiles(sorted(out.glob("*.safetensors")))
+    return sum(ends_in_part(files.shape(name)) for name in files.names if f"{name}_scale_inv" in files)
 
 
 def card(name: str, rights: Rights) -> str:
