@@ -12,7 +12,7 @@ from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.store import Artifact, Store, read_artifact
 from kiban.programme import graph, runner
 from kiban.programme.settings import PROGRAMME_FILE, load
-from kiban.training.export import Dtype, card, export_run, partial_blocks
+from kiban.training.export import Dtype, card, export_run, is_checkpoint, partial_blocks
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
         if "model" not in made:
             raise KibanError(f"{path}: no model is made yet; `kiban run {path} --to model` makes it")
         model, words = made["model"], tokenizer or made["tokenizer"].path
-    elif (path / "model.safetensors").is_file():
+    elif (path / "model.safetensors").is_file() or is_checkpoint(path):
         words = tokenizer or _beside(path)
     else:
         raise KibanError(

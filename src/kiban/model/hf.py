@@ -67,6 +67,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
     """
     checkpoint = _Checkpoint(folder)
     model = Transformer(checkpoint.config).to(dtype)
+    model.dtype = dtype
     for module in model.modules():
         if hasattr(module, BIAS):
             setattr(module, BIAS, getattr(module, BIAS).float())

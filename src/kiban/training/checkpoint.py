@@ -6,8 +6,6 @@ The weights are `model.<name>`, the optimiser's moments `optimiser.<name>/<momen
 whole tensors, so that a run saved under one layout can be resumed under another. Nothing is pickled.
 """
 
-import os
-import re
 import shutil
 import threading
 import warnings
@@ -17,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -29,7 +25,7 @@ from torch.optim import Optimizer
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import fsync_folder, read_json, write_json
-from kiban.artifacts.hashing import sha256_file
+from kiban.artifacts.hashing import canonical_json, sha256_bytes, sha256_file
 
 STATE = "state.json"
 MODEL, OPTIMISER = "model.", "optimiser."
@@ -101,10 +97,7 @@ class Checkpoints:
         self._settle()
         for path in reversed(_folders(self.folder)):
             try:
-                state = read_json(path / STATE)
-                for name, digest in state["sha256"].items():
-                    if sha256_file(path / name) != digest:
-                        raise KibanError(f"{name}: the bytes are not those that were saved")
+                state = check(path)
                 position, standing = Position(**state["position"]), Identity(**state["identity"])
             except (KibanError, KeyError, TypeError, OSError) as error:
                 self.say(f"checkpoint {path.name} is damaged and passed over ({error})")
@@ -144,6 +137,20 @@ class Checkpoints:
             self._failed = _named(_cause(error), final)
 
 
+def check(path: Path) -> dict[str, Any]:
+    """What `state.json` of a checkpoint says, once its files are found to be those that were saved.
+
+    Raises:
+        KibanError: if they are not.
+        OSError: if one is missing.
+    """
+    state: dict[str, Any] = read_json(path / STATE)
+    for name, digest in state["sha256"].items():
+        if sha256_file(path / name) != digest:
+            raise KibanError(f"{path / name}: the bytes are not those that were saved")
+    return state
+
+
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose names begin with `prefix`, without it, whole whatever layout saved them."""
     held = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
@@ -159,20 +166,7 @@ def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
 def digest_of(folder: Path) -> str:
     """Of the configuration and weights that lie in a folder."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
-    return sha256_json({path.name: sha256_file(path) for path in files})
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file, fsynced. Raises OSError as other writers do (safetensors wraps it in an error of its own)."""
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    return sha256_bytes(canonical_json({path.name: sha256_file(path) for path in files}))
 
 
 def _cause(error: OSError | CheckpointException) -> OSError:

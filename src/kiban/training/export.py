@@ -49,30 +49,43 @@ def export_run(run: Path, tokenizer: Path, out: Path, dtype: Dtype = "float32") 
     from kiban.model.transformer import Transformer
     from kiban.tokenizer.special import BOS, EOS, PAD
 
-    weights = run / "model.safetensors"
-    if not weights.is_file():
+    checkpoint = is_checkpoint(run)
+    weights, described = run / "model.safetensors", run / ("state.json" if checkpoint else "config.json")
+    if not checkpoint and not weights.is_file():
         raise KibanError(f"{run}: holds no model.safetensors; give a programme, or a folder that the model stage made")
-    checkpoint = run / "state.json"
-    described = checkpoint if checkpoint.is_file() else run / "config.json"
     content = read_json(described)
     try:
-        config = ModelConfig(**(content["identity"]["model"] if checkpoint.is_file() else content))
+        config = ModelConfig(**(content["identity"]["model"] if checkpoint else content))
     except (KeyError, TypeError, ValidationError):
         raise KibanError(f"{described}: describes no model; restore it, or export another checkpoint") from None
-    files = TensorFiles([weights])
-    # The weights stay in the file until their shard is written: the model has no memory of its own.
+    # The weights of a run stay in the file until their shard is written: the model has no memory of its own.
     with torch.device("meta"):
         trained = Transformer(config)
     wanted = {name: list(tensor.shape) for name, tensor in trained.state_dict().items()}
-    if {name: files.shape(name) for name in files.names} != wanted:
-        raise KibanError(f"{weights}: not of the model that {described.name} describes; copy both again")
-    trained.load_state_dict({name: files.read(name) for name in wanted}, assign=True)
+    if checkpoint:
+        from kiban.training.checkpoint import MODEL, check, read_tensors
+
+        check(run)
+        tensors = read_tensors(run, MODEL)
+        found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    else:
+        files = TensorFiles([weights])
+        found = {name: files.shape(name) for name in files.names}
+    if found != wanted:
+        raise KibanError(f"{run}: the weights are not of the model that {described.name} describes; copy both again")
+    if not checkpoint:
+        tensors = {name: files.read(name) for name in wanted}
+    trained.load_state_dict(tensors, assign=True)
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-    tensors = hf.save(trained, out, kinds[dtype], bos_id=BOS, eos_id=EOS, pad_id=PAD)
+    number = hf.save(trained, out, kinds[dtype], bos_id=BOS, eos_id=EOS, pad_id=PAD)
     for name in TOKENIZER_FILES:
         write_atomic(out / name, (tokenizer / name).read_bytes())
     write_json(out / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD})
-    return tensors
+    return number
+
+
+def is_checkpoint(path: Path) -> bool:
+    return (path / "state.json").is_file()
 
 
 def partial_blocks(out: Path) -> int:

@@ -74,7 +74,7 @@ def train(
     `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm (before clipping), tokens_per_s, mfu,
     seconds, memory_bytes (the most held so far), expert_load_max (the largest load of an expert over the mean of its
     layer: 1 is balance); mtp_loss where there is an MTP layer, balance_loss with balance_weight, max_logit (of
-    attention, before clipping) with qk_clip; fault (nan or spike) in the line of a step that was skipped or rolled back.
+    attention, before clipping) with qk_clip; fault (nan or spike) where a step was skipped or rolled back.
 
     Raises:
         KibanError: if model, data and machine do not fit, or at a fault that the settings do not pass over (the

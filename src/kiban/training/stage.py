@@ -51,7 +51,7 @@ def model(settings: TrainingSettings, tokens: Artifact, tokenizer: Artifact, out
 def write_run(run: "Run", tokenizer: "Tokenizer | None", folder: Path) -> None:
     """config.json and model.safetensors of a finished run, and samples.json where there is a tokenizer."""
     from kiban.artifacts.files import write_json
-    from kiban.training.checkpoint import write_tensors
+    from kiban.model.tensor_files import write_tensors
     from kiban.training.samples import samples
 
     write_json(folder / "config.json", run.model.config.model_dump(mode="json"))
