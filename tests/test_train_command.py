@@ -80,3 +80,51 @@ def test_what_cannot_be_done_is_refused(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes("文".encode("cp932"))
     assert "not UTF-8" in error_of("tokens", tmp_path / "bad.txt", "--tokenizer", packed, "--to", tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_a_run_is_watched_and_goes_on_from_an_export(packed: Path, tmp_path: Path) -> None:
+    plug = tmp_path / "notes.py"
+    plug.write_text(
+        "class Run:\n"
+        "    def __init__(self, folder): self.file = open(folder + '/notes.txt', 'a')\n"
+        "    def log(self, figures, step): print(step, figures['loss'], file=self.file, flush=True)\n"
+        "    def finish(self): print('end', file=self.file)\n"
+        "def init(project, dir): return Run(dir)\n"
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = kiban(
+        *("train", "--data", packed, "--steps", "6", "--to", first, *SMALL, "--dtype", "bfloat16", "--set", "mtp=true"),
+        *("--set", "optimiser=muon", "--tensorboard", "--tracker", plug, "--profile"),
+    )
+    assert "ui.perfetto.dev" in done.stderr
+    lines = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
+    assert all({"mtp_loss", "max_logit", "memory_bytes"} <= set(line) for line in lines)
+    assert (first / "notes.txt").read_text().splitlines()[-1] == "end"
+    assert len(list((first / "tensorboard").iterdir())) == 1 and (first / "trace.json.gz").stat().st_size > 10_000
+
+    kiban("export", first, "--to", tmp_path / "hf")
+    again = ("train", "--data", packed, "--from", tmp_path / "hf", "--to", second, *SMALL, "--learning-rate", "1e-9")
+    assert "has an MTP layer, this model has none" in kiban(*again, "--steps", "2").stderr
+    continued = json.loads((second / "log.jsonl").read_text().splitlines()[0])
+    assert continued["loss"] < lines[0]["loss"] - 0.02
+    assert "started from other weights" in error_of(
+        "train", "--data", packed, "--steps", "2", "--to", second, *SMALL, "--learning-rate", "1e-9"
+    )
+    assert "hidden_size is 256 there and 384 in this model" in error_of(
+        *(*again[:6], tmp_path / "third", "--steps", "1", "--preset", "tiny")
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--set", "on_nan"], "write it as NAME=VALUE"),
+        (["--set", "steps_per_day=3"], "there is no such setting; there are balance_weight"),
+        (["--set", "on_nan=ignore"], "--set on_nan ignore: input should be 'stop', 'skip' or 'rollback'"),
+        (["--set", "schedule=cosine", "--set", "decay_share=0.2"], "decay_share has no effect"),
+        (["--dtype", "float16"], "--dtype float16: input should be 'float32' or 'bfloat16'"),
+        (["--tracker", "no_such_module"], "there is no module no_such_module"),
+    ],
+)
+def test_wrong_options_are_one_line(packed: Path, tmp_path: Path, given: list[str], expected: str) -> None:
+    assert expected in error_of("train", "--data", packed, "--steps", "1", "--to", tmp_path / "run", *SMALL, *given)

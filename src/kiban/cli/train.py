@@ -49,7 +49,9 @@ def tokens(
 def train(
     data: Annotated[Path, typer.Option(help="A folder with packed tokens.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
-    preset: Annotated[str, typer.Option(help="nano, tiny, small, base, large, trillion.")] = "nano",
+    preset: Annotated[
+        str | None, typer.Option(help="nano (unless --from says otherwise), tiny, small, base, large, trillion.")
+    ] = None,
     to: Annotated[Path, typer.Option(help="Where the model and its checkpoints go.")] = Path("run"),
     json_log: Annotated[Path | None, typer.Option(help="A JSON line a step; log.jsonl beside the model.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the data.")] = 0,
@@ -73,6 +75,7 @@ def train(
 
     Example: kiban train --preset nano --data packed --steps 100 --json-log log.jsonl --set on_spike=skip
     """
+    from kiban.model.hf_config import read_config
     from kiban.model.presets import preset as config_of
     from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
@@ -92,11 +95,13 @@ def train(
     }
     settings = _settings({name: value for name, value in given.items() if value is not None} | _assigned(other or []))
     store = TokenStore.open(data)
-    config = config_of(preset, store.vocab_size).model_copy(update={"num_nextn_predict_layers": int(settings.mtp)})
+    config = read_config(start) if start and not preset else config_of(preset or "nano", store.vocab_size)
+    config = config.model_copy(update={"num_nextn_predict_layers": int(settings.mtp)})
     settings = settings.resolved(config)
     words = Tokenizer.load(data) if (data / "tokenizer.json").is_file() else None
-    if words is not None and words.digest != store.tokenizer:
-        raise KibanError(f"{data}: its tokenizer.json is not what the tokens were packed with; pack the text again")
+    for folder in (data, start):
+        if folder and (folder / "tokenizer.json").is_file() and Tokenizer.load(folder).digest != store.tokenizer:
+            raise KibanError(f"{data}: not packed with the tokenizer.json in {folder}; pack the text again with that")
     log, checkpoints = json_log or to / "log.jsonl", to / "checkpoints"
     if log.exists() and not checkpoints.exists():
         raise KibanError(f"{log}: there already, and not of a run in {to}; give another --json-log, or remove it")
