@@ -15,15 +15,15 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# torchtitan is installed without what it declares: of that, wandb, tensorboard and more serve its trainer alone. The
-# second list is what importing its deepseek_v3 needs.
+# BARE is installed without what it declares: of torchtitan's requirements, most serve its trainer and its data alone.
+# Importing its deepseek_v3 and its losses needs these.
 WHOLE = {
     "transformers": ["transformers>=5,<6"],
-    "torchtitan": ["datasets<4.8", "einops", "pillow", "tokenizers", "triton", "tyro"],
+    "torchtitan": ["triton", "tyro"],
 }
 BARE = {
     "transformers": [],
-    "torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3", "torch_checkpointing>=0.1", "torchdata>=0.8"],
+    "torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"],
 }
 
 
