@@ -2,11 +2,12 @@
 # make check       format, lint, types, import contracts
 # make test        what a change can break, at most 10 minutes on two cores
 # make test-slow   kills, the full demo, fuzzing: at most 60 minutes
+# make bench       training speed against transformers and torchtitan, about an hour on two cores; see benchmarks/README.md
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo check format test test-slow clean
+.PHONY: demo check format test test-slow bench clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -27,14 +28,14 @@ demo: .venv/installed
 	$(BIN)/kiban run recipes/demo
 
 check: .venv/installed-dev
-	$(BIN)/ruff format --check src tests recipes
-	$(BIN)/ruff check src tests recipes
+	$(BIN)/ruff format --check src tests recipes benchmarks
+	$(BIN)/ruff check src tests recipes benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/installed-dev
-	$(BIN)/ruff format src tests recipes
-	$(BIN)/ruff check --fix src tests recipes
+	$(BIN)/ruff format src tests recipes benchmarks
+	$(BIN)/ruff check --fix src tests recipes benchmarks
 
 test: .venv/installed-dev
 	$(BIN)/pytest -m 'not slow'
@@ -42,5 +43,8 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
 
+bench: .venv/installed-dev
+	$(BIN)/python benchmarks/training_cpu.py
+
 clean:
-	rm -rf .venv recipes/*/.kiban recipes/*/evidence recipes/*/report.html
+	rm -rf .venv .venv-* recipes/*/.kiban recipes/*/evidence recipes/*/report.html
