@@ -88,7 +88,10 @@ class Attention(nn.Module):
             logits = rows @ k_BHSK[:, :, : start + rows.shape[2]].transpose(-2, -1)
             later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(start + 1)
             most_H = logits.masked_fill_(later, -torch.inf).amax((0, 2, 3)).float() * self.scale
-            self.max_logit_H = most_H if self.max_logit_H is None else torch.maximum(self.max_logit_H, most_H)
+            self.watch(most_H)
+
+    def watch(self, most_H: Tensor) -> None:
+        self.max_logit_H = most_H if self.max_logit_H is None else torch.maximum(self.max_logit_H, most_H)
 
     @torch.no_grad()
     def clip_logits(self, most: float) -> Tensor:

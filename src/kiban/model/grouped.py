@@ -15,7 +15,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 @torch.library.custom_op("kiban::grouped_linear", mutates_args=())
 def grouped_linear(x_XI: Tensor, w_EOI: Tensor, ends_E: Tensor) -> Tensor:
-    """[X, O]: the rows of group e, which ends before row `ends_E[e]` (int32), times the transpose of w[e]."""
+    """[X, O]: the rows of group e, which ends before row `ends_E[e]` (int32), times the transpose of w[e]. Rows after
+    the last group come out as anything at all."""
     if not x_XI.is_cpu:
         return torch._grouped_mm(x_XI, w_EOI.mT, offs=ends_E)
     y_XO = x_XI.new_empty(len(x_XI), w_EOI.shape[1])

@@ -3,12 +3,13 @@
 T tokens, D hidden, V vocabulary.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kiban.model.sums import add_to
 
 # Logits of a chunk, all tokens together: few enough to stay in a CPU's cache, or enough to fill a GPU.
 CHUNK_LOGITS = {"cpu": 2**21, "cuda": 2**28}
@@ -20,16 +21,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=h_TD.device)
         dh_TD, dw_VD = torch.empty_like(h_TD), torch.zeros_like(w_VD)
         w = w_VD.to(h_TD.dtype)
-        for start, stop in _chunks(h_TD, w):
+        chunks = _chunks(h_TD, w)
+        # Taken once: what is asked for anew in each round is paged in anew.
+        product = h_TD.new_empty(chunks[0][1], len(w))
+        wide = product if product.dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
+        dw_part = torch.empty_like(w)
+        for start, stop in chunks:
             h, target = h_TD[start:stop], target_T[start:stop, None]
-            logits = (h @ w.T).float()
+            low, logits = product[: stop - start], wide[: stop - start]
+            torch.mm(h, w.T, out=low)
+            if product is not wide:
+                logits.copy_(low)
             wanted, highest = logits.gather(1, target)[:, 0], logits.amax(-1)
-            p = torch.softmax(logits, -1, out=logits)
+            torch.softmax(logits, -1, out=logits)
             # The largest probability is 1 over the normaliser, and at least 1/V: its logarithm loses nothing.
-            total += (highest - p.amax(-1).log() - wanted).sum()
-            p = p.scatter_add_(1, target, torch.full_like(wanted, -1.0)[:, None]).to(h.dtype)
-            torch.mm(p, w, out=dh_TD[start:stop])
-            dw_VD += p.T @ h
+            total += (highest - logits.amax(-1).log() - wanted).sum()
+            logits.scatter_add_(1, target, torch.full_like(wanted, -1.0)[:, None])
+            if product is not wide:
+                low.copy_(logits)
+            torch.mm(low, w, out=dh_TD[start:stop])
+            if dw_part.dtype == dw_VD.dtype:
+                torch.addmm(dw_VD, low.T, h, out=dw_VD)
+            else:
+                add_to(dw_VD, torch.mm(low.T, h, out=dw_part))
         ctx.save_for_backward(dh_TD, dw_VD)
         ctx.scale = 1.0 / len(h_TD)
         return total * ctx.scale
@@ -54,7 +68,6 @@ def linear_cross_entropy(h_TD: Tensor, w_VD: Tensor, target_T: Tensor) -> Tensor
     return torch.stack(losses).sum() / len(h_TD)
 
 
-def _chunks(h_TD: Tensor, w_VD: Tensor) -> Iterator[tuple[int, int]]:
+def _chunks(h_TD: Tensor, w_VD: Tensor) -> list[tuple[int, int]]:
     rows = max(1, CHUNK_LOGITS[h_TD.device.type] // len(w_VD))
-    for start in range(0, len(h_TD), rows):
-        yield start, min(start + rows, len(h_TD))
+    return [(start, min(start + rows, len(h_TD))) for start in range(0, len(h_TD), rows)]

@@ -1,7 +1,9 @@
 """Mixture of experts: sigmoid routing with a balancing bias (arXiv 2408.15664), sorted dispatch, a shared expert.
 
-T tokens, D hidden, E experts, F expert width, K experts a token.
+T tokens, D hidden, E experts, F expert width, K experts a token, X = T K choices, P rows.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,10 @@ from torch import Tensor, nn
 from kiban.model.config import ModelConfig
 from kiban.model.grouped import grouped_linear
 from kiban.model.layers import Linear
+
+# Rows of an expert are filled up with zeros to a multiple of this. In bfloat16 a CPU's matrix library makes code anew
+# for every size that it meets, which costs more than the product; a GPU's grouped product wants 16 bytes.
+ALIGNMENT = {torch.bfloat16: 16}
 
 
 class MLP(nn.Module):
@@ -54,6 +60,30 @@ class Router(nn.Module):
         return weight_TK * c.routed_scaling_factor, chosen_TK, score_TE
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Where the X = T K choices go among P rows sorted by expert."""
+
+    order_X: Tensor  # the choices, sorted by expert
+    place_X: Tensor  # the row of each, in that order
+    token_P: Tensor  # whose token each row is; T where it fills a group up
+    ends_E: Tensor  # int32: before which row each expert's end
+
+
+def dispatch(chosen_TK: Tensor, counts_E: Tensor, alignment: int) -> Rows:
+    """Rows sorted by expert, each expert's number a multiple of `alignment`. P is X, and as many more as that can take:
+    it does not depend on the choices, so that nobody waits for them."""
+    T, K = chosen_TK.shape
+    (E,) = counts_E.shape
+    order_X = chosen_TK.flatten().argsort(stable=True)
+    expert_X = chosen_TK.flatten()[order_X]
+    ends_E = ((counts_E + alignment - 1) // alignment * alignment).cumsum(0)
+    shift_E = torch.cat([ends_E.new_zeros(1), ends_E[:-1]]) - (counts_E.cumsum(0) - counts_E)
+    place_X = torch.arange(T * K, device=order_X.device) + shift_E[expert_X]
+    token_P = order_X.new_full((T * K + E * (alignment - 1),), T).index_copy_(0, place_X, order_X // K)
+    return Rows(order_X, place_X, token_P, ends_E.int())
+
+
 class Experts(nn.Module):
     """All routed experts' weights, stacked."""
 
@@ -63,12 +93,12 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(e, 2 * f, d))
         self.down_proj = nn.Parameter(torch.empty(e, d, f))
 
-    def forward(self, x_XD: Tensor, weight_X: Tensor, ends_E: Tensor) -> Tensor:
-        """x_XD: rows sorted by expert, those of expert e ending before row `ends_E[e]`; what comes out is multiplied by
-        `weight_X`, before the last product, where rows are shorter."""
-        gate_XF, up_XF = grouped_linear(x_XD, self.gate_up_proj.to(x_XD.dtype), ends_E).chunk(2, dim=-1)
-        hidden_XF = F.silu(gate_XF) * up_XF * weight_X[:, None].to(x_XD.dtype)
-        return grouped_linear(hidden_XF, self.down_proj.to(x_XD.dtype), ends_E)
+    def forward(self, x_PD: Tensor, weight_P: Tensor, ends_E: Tensor) -> Tensor:
+        """x_PD: rows sorted by expert, those of expert e ending before row `ends_E[e]`; what comes out is multiplied by
+        `weight_P`, before the last product, where rows are shorter."""
+        gate_PF, up_PF = grouped_linear(x_PD, self.gate_up_proj.to(x_PD.dtype), ends_E).chunk(2, dim=-1)
+        hidden_PF = F.silu(gate_PF) * up_PF * weight_P[:, None].to(x_PD.dtype)
+        return grouped_linear(hidden_PF, self.down_proj.to(x_PD.dtype), ends_E)
 
 
 class MoE(nn.Module):
@@ -90,16 +120,20 @@ class MoE(nn.Module):
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_TD = x_BLD.flatten(0, 1)
         weight_TK, chosen_TK, score_TE = self.gate(x_TD)
-        chosen_X = chosen_TK.flatten()
-        order_X = chosen_X.argsort(stable=True)
-        counts_E = torch.zeros_like(self.load_E).scatter_add_(0, chosen_X, torch.ones_like(chosen_X))
+        counts_E = torch.zeros_like(self.load_E).scatter_add_(
+            0, chosen_TK.flatten(), torch.ones_like(chosen_TK.flatten())
+        )
         if self.training:
             self.load_E += counts_E
         if self.keeps_balance:
             self.balance = balance_loss(score_TE.view(*x_BLD.shape[:2], -1), chosen_TK.view(*x_BLD.shape[:2], -1))
-        token_X = order_X // self.chosen
-        out_XD = self.experts(x_TD[token_X], weight_TK.flatten()[order_X], counts_E.cumsum(0).int())
-        out_TD = torch.zeros_like(x_TD).index_add(0, token_X, out_XD)
+        rows = dispatch(chosen_TK, counts_E, ALIGNMENT.get(x_TD.dtype, 1))
+        weight_P = torch.zeros_like(rows.token_P, dtype=torch.float32).index_copy(
+            0, rows.place_X, weight_TK.flatten()[rows.order_X]
+        )
+        padded = F.pad(x_TD, (0, 0, 0, 1))  # row T, which fills the groups up, is zero
+        out_PD = self.experts(padded[rows.token_P], weight_P, rows.ends_E)
+        out_TD = torch.zeros_like(padded).index_add(0, rows.token_P, out_PD)[:-1]
         if self.shared_experts is not None:
             out_TD = out_TD + self.shared_experts(x_TD)
         return out_TD.view_as(x_BLD)

@@ -114,7 +114,8 @@ class Transformer(nn.Module):
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
         """After an optimiser step: every MoE layer's bias moves towards balance. Gives the loads, [layers, experts]."""
-        return torch.stack([m.update_bias(rate) for m in self.modules() if isinstance(m, MoE)])
+        loads = [m.update_bias(rate) for m in self.modules() if isinstance(m, MoE)]
+        return torch.stack(loads) if loads else torch.zeros(0, self.config.n_routed_experts, dtype=torch.int64)
 
     def watch_logits(self) -> None:
         """From now on training keeps what `clip_logits` needs."""

@@ -16,6 +16,7 @@ from kiban.model.config import ModelConfig
 from kiban.model.hf import load_into
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.packing import TokenStore
+from kiban.training.allocator import keep_freed_memory
 from kiban.training.batches import Batches
 from kiban.training.checkpoint import Checkpoints, Identity, Position, digest_of
 from kiban.training.faults import fault_of, too_many
@@ -29,6 +30,7 @@ from kiban.training.profiler import profiled
 from kiban.training.schedule import cosine, wsd
 from kiban.training.settings import TrainingSettings
 from kiban.training.trackers import Plug, TensorBoard, Tracker, Trackers
+from kiban.training.workers import Workers
 
 REMEDY = "lower learning_rate in [training], set on_nan or on_spike to skip or rollback"
 
@@ -87,12 +89,14 @@ def train(
     assert length and batch_sequences and peak and settings.dtype
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _check(config, data, length)
-    check_memory(config, device)
+    micro_sequences = max(1, settings.micro_batch_tokens // length)
+    number = 1 if device.type == "cuda" else min(settings.threads, micro_sequences, batch_sequences)
+    check_memory(config, device, number, settings.dtype != "float32")
     batches = Batches(data, settings.seed, batch_sequences, length)
     batch_tokens = batch_sequences * length
     num_steps = max(1, settings.tokens // batch_tokens)
-    micro_sequences = max(1, settings.micro_batch_tokens // length)
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
 
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
@@ -130,6 +134,7 @@ def train(
         Trackers(trackers, progress.say) as followers,
         StepLog(log, position.step) as lines,
         Interrupts() as interrupts,
+        Workers(model, number, settings.threads) as workers,
         live(progress, num_steps, lines.records) as view,
         profiled(watching.profile, progress.say) as profiler,
     ):
@@ -142,13 +147,10 @@ def train(
                 group["lr"] = lr
 
             sums: dict[str, torch.Tensor] = {}
-            for tokens_BX in batches.tokens(step).split(micro_sequences):
-                tokens_BX = tokens_BX.to(device)
+            for part, tokens_BX in enumerate(batches.tokens(step).split(micro_sequences)):
                 share = len(tokens_BX) / batch_sequences
-                loss, stats = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:], settings.balance_weight)
-                (loss * share).backward()
-                for name, value in stats.items():
-                    sums[name] = sums.get(name, 0.0) + value * share
+                stats = workers.backward(tokens_BX.to(device), share, settings.balance_weight, first=part == 0)
+                sums = {name: sums.get(name, 0.0) + value for name, value in stats.items()}
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
 
@@ -169,11 +171,10 @@ def train(
             else:
                 for optimiser in optimisers:
                     optimiser.step()
-            for optimiser in optimisers:
-                optimiser.zero_grad(set_to_none=True)
             if settings.qk_clip:
                 totals["max_logit"] = model.clip_logits(settings.qk_clip if action == "ignore" else math.inf)
             load_NE = model.update_routing_bias(settings.bias_rate if action == "ignore" else 0.0)
+            workers.refresh()
 
             seconds = time.perf_counter() - began
             record = {
@@ -185,7 +186,7 @@ def train(
                 "mfu": flops_per_step / seconds / position.matmul_rate,
                 "seconds": time.perf_counter() - start,
                 "memory_bytes": peak_bytes(device),
-                "expert_load_max": (load_NE.amax(-1) / load_NE.float().mean(-1)).max().item(),
+                **({"expert_load_max": _imbalance(load_NE)} if len(load_NE) else {}),
                 **({"fault": fault} if action != "ignore" else {}),
             }
             lines.append(record)
@@ -258,6 +259,10 @@ def _described(fault: str | None, totals: dict[str, float]) -> str:
 def _documents(batches: Batches, step: int) -> str:
     names = [place.id for place in batches.documents(step)]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _imbalance(load_NE: torch.Tensor) -> float:
+    return (load_NE.amax(-1) / load_NE.float().mean(-1)).max().item()
 
 
 def _median(values: list[float]) -> float:
