@@ -264,11 +264,7 @@ def markdown(figures: dict[str, Any]) -> str:
         for name, entry in found["contestants"].items():
             error = next((turn["error"] for turn in entry["turns"] if "error" in turn), None)
             lines += [f"- {name} could not run: `{error}`"] if error else []
-            tried = [
-                f"`{trial['variant']}` "
-                + (f"{trial['tokens_per_s']:.0f}" if "tokens_per_s" in trial else trial["error"])
-                for trial in entry["tried"]
-            ]
+            tried = [f"`{trial['variant']}` {outcome(trial)}" for trial in entry["tried"]]
             lines += [f"- {name} tried, in tokens/s: {'; '.join(tried)}; took `{entry['variant']}`"] if tried else []
     return "\n".join(lines) + "\n"
 

@@ -185,6 +185,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def kiban(config: ModelConfig, device: torch.device, length: int) -> tuple[nn.Module, LossOf]:
     with device:
         model = Transformer(config)
+    model.dtype = torch.bfloat16
     return model, lambda tokens_BL, targets_BL: model.loss(tokens_BL, targets_BL)[0]
 
 

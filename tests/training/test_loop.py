@@ -116,19 +116,29 @@ def test_muon_cosine_clip_and_balance_go_on_bit_by_bit(whole: Path, tmp_path: Pa
     assert [line["lr"] for line in lines[2:]] == sorted((line["lr"] for line in lines[2:]), reverse=True)
 
 
+LONG: dict[str, Any] = {"tokens": 32 * 4 * 12000, "save_every_seconds": 0.2}
+
+
 @pytest.mark.slow
-def test_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole / "tokens", tmp_path / "tokens")
+def test_a_hundred_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
+    """While importing, restoring, training and saving: the losses are those of a run that nothing happened to."""
+    for name in ("through", "killed"):
+        shutil.copytree(whole / "tokens", tmp_path / name / "tokens")
+    tiny.run(tmp_path / "through", **LONG)
     rng = random.Random(5)
-    for _ in range(40):
-        process = start(tmp_path)
+    reached = []
+    for _ in range(100):
+        process = start(tmp_path / "killed", "", json.dumps(LONG))
         try:
-            process.wait(rng.uniform(1.5, 5.0))
+            process.wait(rng.uniform(1.0, 3.0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    tiny.run(tmp_path)
-    assert trace(tmp_path) == trace(whole)
+        folders = (tmp_path / "killed" / "checkpoints").glob("step-*")
+        reached.append(max((int(path.name.removeprefix("step-")) for path in folders), default=0))
+    assert reached == sorted(reached) and len(set(reached)) > 20, "too few of the kills hit a run on its way"
+    tiny.run(tmp_path / "killed", **LONG)
+    assert trace(tmp_path / "killed") == trace(tmp_path / "through")
 
 
 def test_sigterm_saves_the_present_step(whole: Path, tmp_path: Path) -> None:

@@ -75,4 +75,4 @@ if __name__ == "__main__":
     folder, full_at, settings = [*sys.argv[1:], *("", "{}")[len(sys.argv) - 2 :]]
     if full_at:  # the disk is full for files above so many bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(full_at), resource.RLIM_INFINITY))
-    run(Path(folder), save_every_seconds=0.05, **json.loads(settings))
+    run(Path(folder), **({"save_every_seconds": 0.05} | json.loads(settings)))
