@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kiban.artifacts.errors import KibanError
 from kiban.model.attention import Attention
-from kiban.model.causal import causal_attention
+from kiban.model.causal import BLOCK, causal_attention
 from kiban.model.config import ModelConfig, Yarn
 from kiban.model.generate import generate
 from kiban.model.grouped import grouped_linear
@@ -137,10 +137,10 @@ def test_a_step_runs_on_fake_tensors(dtype: torch.dtype) -> None:
 
 
 def flops_of(model: Transformer) -> float:
-    """A token's products, forward and backward, with blocked attention: a query sees 32 keys more than half of them."""
+    """A token's products, forward and backward; of the blocks on attention's diagonal, half is computed in vain."""
     c = model.config
     qk = c.qk_nope_head_dim + c.qk_rope_head_dim
-    keys = 512 / 2 + 32
+    keys = 512 / 2 + BLOCK[model.dtype] / 2
     return 6 * c.parameters().active + 6 * keys * c.num_attention_heads * (qk + c.v_head_dim) * c.num_hidden_layers
 
 
