@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.tokenizer.packing import TokenStore
+from kiban.training.checkpoint import Checkpoints, Identity, Position
 from tests.training import tiny
 
 SAME = ("step", "tokens", "loss", "lr", "grad_norm", "expert_load_max")
@@ -180,10 +182,22 @@ def test_a_full_disk_leaves_the_checkpoints_before(whole: Path, tmp_path: Path) 
     process = start(tmp_path, str(largest // 2), stderr=subprocess.PIPE)
     _, printed = process.communicate(timeout=60)
     assert process.returncode != 0 and b"File too large" in printed
+    assert len(trace(tmp_path)) == 40  # it went on meanwhile: only the last save has to succeed
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith(".")) == before
     assert list((tmp_path / "checkpoints").glob(".step-*.tmp")) == []
     tiny.run(tmp_path)
     assert trace(tmp_path) == trace(whole)
+
+
+def test_what_goes_wrong_in_the_background_is_raised(tmp_path: Path) -> None:
+    """Other than a full disk: here a tensor of a kind that safetensors does not hold."""
+    saved = Checkpoints(tmp_path, Identity({}, {}, ""), 2, print)
+    module = torch.nn.Module()
+    module.register_buffer("complex", torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8))
+    saved.save(module, [], Position(1, 0.0, 1.0))
+    with pytest.raises(BaseException, match="(?i)checkpoint|dtype|quant|key"):
+        saved.wait()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lost_log_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kiban.model.sums import add_to
 
 # Logits of a chunk, all tokens together: few enough to stay in a CPU's cache, or enough to fill a GPU.
-CHUNK_LOGITS = {"cpu": 2**21, "cuda": 2**28}
+CHUNK_LOGITS = {"cpu": 2**21, "other": 2**28}
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -69,5 +69,5 @@ def linear_cross_entropy(h_TD: Tensor, w_VD: Tensor, target_T: Tensor) -> Tensor
 
 
 def _chunks(h_TD: Tensor, w_VD: Tensor) -> list[tuple[int, int]]:
-    rows = max(1, CHUNK_LOGITS[h_TD.device.type] // len(w_VD))
+    rows = max(1, CHUNK_LOGITS["cpu" if h_TD.is_cpu else "other"] // len(w_VD))
     return [(start, min(start + rows, len(h_TD))) for start in range(0, len(h_TD), rows)]

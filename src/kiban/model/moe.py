@@ -108,7 +108,6 @@ class MoE(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_experts, self.chosen = config.n_routed_experts, config.num_experts_per_tok
         self.gate = Router(config)
         self.experts = Experts(config)
         shared = config.moe_intermediate_size * config.n_shared_experts

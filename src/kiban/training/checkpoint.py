@@ -62,16 +62,16 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Identity, keep: int, say: Callable[[str], None]) -> None:
         self.folder, self.identity, self.keep, self.say = folder, identity, keep, say
         self._writing: threading.Thread | None = None
-        self._failed: OSError | None = None
+        self._failed: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, model: nn.Module, optimisers: list[Optimizer], position: Position, permanent: bool = False) -> None:
         """Copies the state, and writes the copy in the background. One that cannot be written (a full disk) is said
         at the next call; those before it stand."""
-        self._settle()
-        if self._failed is not None:
-            self.say(f"{self._failed}; the checkpoints before stand, and the next is tried when it is due")
-            self._failed = None
+        try:
+            self.wait()
+        except OSError as error:
+            self.say(f"{error}; the checkpoints before stand, and the next is tried when it is due")
         tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()} | _moments(model, optimisers)
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         self._writing = threading.Thread(target=self._write, args=(copies, position, permanent))
@@ -132,9 +132,9 @@ class Checkpoints:
             fsync_folder(self.folder)
             for old in [path for path in _folders(self.folder) if not _permanent(path)][: -self.keep]:
                 shutil.rmtree(old)
-        except (OSError, CheckpointException) as error:
+        except BaseException as error:  # whatever it is: nobody sees what is raised in a thread
             shutil.rmtree(temporary, ignore_errors=True)
-            self._failed = _named(_cause(error), final)
+            self._failed = _cause(error, final)
 
 
 def check(path: Path) -> dict[str, Any]:
@@ -169,18 +169,15 @@ def digest_of(folder: Path) -> str:
     return sha256_bytes(canonical_json({path.name: sha256_file(path) for path in files}))
 
 
-def _cause(error: OSError | CheckpointException) -> OSError:
-    """torch.distributed.checkpoint wraps what happened on each rank."""
-    if isinstance(error, OSError):
-        return error
-    for failure, _ in error.failures.values():
+def _cause(error: BaseException, path: Path) -> BaseException:
+    """torch.distributed.checkpoint wraps what happened on each rank. An OSError gets the name of the checkpoint."""
+    failures = (
+        [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    )
+    for failure in failures:
         if isinstance(failure, OSError):
-            return failure
-    raise error
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    return OSError(error.errno, error.strerror or str(error), str(path))
+            return OSError(failure.errno, failure.strerror or str(failure), str(path))
+    return error
 
 
 def _permanent(path: Path) -> bool:

@@ -18,10 +18,10 @@ Fault = Literal["nan", "spike"]
 
 
 def fault_of(loss: float, grad_norm: float, before: list[float]) -> Fault | None:
-    """`before`: the losses of the steps before, in order, nats/token."""
+    """`before`: the losses of the last WINDOW steps before, nats/token."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         return "nan"
-    recent = [value for value in before[-WINDOW:] if math.isfinite(value)]
+    recent = [value for value in before if math.isfinite(value)]
     if len(recent) >= FEWEST and loss > fmean(recent) + DEVIATIONS * pstdev(recent):
         return "spike"
     return None

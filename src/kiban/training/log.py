@@ -16,8 +16,7 @@ from kiban.artifacts.files import write_atomic
 
 
 class StepLog:
-    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them, `losses` the
-    loss of each.
+    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them.
 
     Raises:
         KibanError: if lines of those steps are missing.
@@ -32,10 +31,8 @@ class StepLog:
             )
         write_atomic(path, "".join(map(_line, self.records)))
         self._file = path.open("a", encoding="utf-8")
-        self.losses: list[float] = [record["loss"] for record in self.records]
 
     def append(self, record: dict[str, Any]) -> None:
-        self.losses.append(record["loss"])
         self.records.append(record)
         self._file.write(_line(record))
         self._file.flush()

@@ -16,10 +16,9 @@ from kiban.model.config import ModelConfig
 from kiban.model.hf import load_into
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.packing import TokenStore
-from kiban.training.allocator import keep_freed_memory
 from kiban.training.batches import Batches
 from kiban.training.checkpoint import Checkpoints, Identity, Position, digest_of
-from kiban.training.faults import fault_of, too_many
+from kiban.training.faults import WINDOW, fault_of, too_many
 from kiban.training.flops import flops_per_token, matmul_rate
 from kiban.training.interrupts import Interrupts, Stopped
 from kiban.training.live import live
@@ -96,7 +95,6 @@ def train(
     batch_tokens = batch_sequences * length
     num_steps = max(1, settings.tokens // batch_tokens)
     torch.set_num_threads(settings.threads)
-    keep_freed_memory()
 
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
@@ -154,7 +152,7 @@ def train(
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
 
-            fault = fault_of(totals["loss"], totals["grad_norm"], lines.losses)
+            fault = fault_of(totals["loss"], totals["grad_norm"], _losses(lines, WINDOW))
             action = {"nan": settings.on_nan, "spike": settings.on_spike, None: "ignore"}[fault]
             if action != "ignore":
                 said = f"training: {_described(fault, totals)} at step {step + 1}"
@@ -207,7 +205,7 @@ def train(
                 raise Stopped(interrupts.seen, step + 1)
     saved.wait()
 
-    last_tenth = [loss for loss in lines.losses[-max(1, num_steps // 10) :] if math.isfinite(loss)]
+    last_tenth = [loss for loss in _losses(lines, max(1, num_steps // 10)) if math.isfinite(loss)]
     return Run(
         model=model,
         settings=settings,
@@ -249,6 +247,10 @@ def _say_epochs(num_read: int, batches: Batches, batch_sequences: int, progress:
         )
     elif num_read > batches.num_sequences:
         progress.say(f"training: reads the data {num_read / batches.num_sequences:.1f} times")
+
+
+def _losses(lines: StepLog, number: int) -> list[float]:
+    return [record["loss"] for record in lines.records[-number:]]
 
 
 def _described(fault: str | None, totals: dict[str, float]) -> str:
