@@ -21,10 +21,9 @@ from kiban.corpus.masks import mask
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.normalise import normalise
 from kiban.corpus.pieces import Piece
-from kiban.corpus.quality import Recipe, judge
+from kiban.corpus.quality import Recipe, figures, judge
 from kiban.corpus.readers import FORMATS
 from kiban.corpus.readers.member import Member
-from kiban.corpus.statistics import NAMES, statistics
 
 ROW_GROUP = 4096
 HALF_WIDTH = re.compile("[｡-ﾟ]")
@@ -57,8 +56,8 @@ def make_piece(job: Job, piece: Piece) -> None:
     table = table_of(documents, job.terms)
     text = normalise(_strings(table["text"]), keep_letters=job.format == "aozora")
     table = table.set_column(1, "text", text)
-    figures = statistics(text)
-    characters = figures[:, NAMES.index("characters")].astype(np.int64)
+    scores = figures(job.recipe, text)
+    characters = scores["characters"].astype(np.int64)
     counts["characters_in"] = int(characters.sum())
 
     def drop(rows: Iterable[tuple[int, str, float, str]]) -> None:
@@ -74,8 +73,8 @@ def make_piece(job: Job, piece: Piece) -> None:
         table, characters = table.filter(pa.array(staying)), characters[staying]
 
     drop((row, "empty", 0.0, "no text in it") for row in np.flatnonzero(characters == 0).tolist())
-    figures = figures[figures[:, NAMES.index("characters")] > 0]
-    verdicts = judge(job.recipe, figures, table["register"].to_pylist())
+    scores = {name: column[scores["characters"] > 0] for name, column in scores.items()}
+    verdicts = judge(job.recipe, scores, table["register"].to_pylist(), table["uri"].to_pylist())
     drop((verdict.row, verdict.reason, verdict.score, verdict.detail) for verdict in verdicts)
     grams = _load_grams(job.grams)
     shares, which = contamination(_strings(table["text"]), grams)

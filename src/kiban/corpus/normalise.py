@@ -11,6 +11,8 @@ Line ends become LF; spaces at line ends go, and of several empty lines one stay
 an ordinary space; control characters, zero-width spaces, byte-order marks and direction marks go.
 """
 
+import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -47,17 +49,39 @@ VOICED, SEMI_VOICED = _table(_VOICED), _table(_SEMI_VOICED)
 
 def normalise(texts: "pa.StringArray", keep_letters: bool = False) -> "pa.StringArray":
     """The normal form of every text; doing it twice changes nothing."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     offsets, data = buffers(texts)
-    folded = strings(*_fold(offsets, data, keep_letters, FULL_WIDTH, VOICED, SEMI_VOICED))
-    return pc.utf8_normalize(folded, form="NFC")
+    starts, folded, unsure = _fold(offsets, data, keep_letters, FULL_WIDTH, VOICED, SEMI_VOICED, _may_change())
+    out = strings(starts, folded)
+    if not unsure.any():
+        return out
+    rows = pa.array(unsure)
+    return pc.replace_with_mask(out, rows, pc.utf8_normalize(out.filter(rows), form="NFC"))
+
+
+@lru_cache(maxsize=1)
+def _may_change() -> np.ndarray:
+    """For each code point of the basic plane whether a text that holds it may change under NFC: those that decompose or
+    are reordered, and those that compose with the one before. A text without them is in NFC (UAX 15, section 9)."""
+    table = np.zeros(0x10000, bool)
+    for c in range(0x300, 0x10000):  # below, nothing changes and nothing composes with the one before
+        one = chr(c)
+        table[c] = unicodedata.combining(one) != 0 or not unicodedata.is_normalized("NFC", one)
+        parts = unicodedata.decomposition(one).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            table[int(parts[1], 16)] = True
+    table[0x1161:0x1176] = table[0x11A8:0x11C3] = True  # Hangul is composed by arithmetic
+    return table
 
 
 @kernel
-def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, semi: Any) -> Any:
-    """All of it but NFC, in one pass: offsets and bytes of the result. No text grows."""
+def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, semi: Any, may_change: Any) -> Any:
+    """All of it but NFC, in one pass: offsets and bytes of the result, and which texts NFC may change. None
+    grows."""
     n = len(offsets) - 1
+    unsure = np.zeros(n, np.bool_)
     out = np.empty(offsets[n] - offsets[0], np.uint8)
     starts = np.zeros(n + 1, np.int32)
     o = 0
@@ -100,6 +124,8 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
                     c = full[c - 0xFF61]
                 elif not keep_letters and (0xFF10 <= c <= 0xFF19 or 0xFF21 <= c <= 0xFF3A or 0xFF41 <= c <= 0xFF5A):
                     c -= 0xFEE0
+                # Beyond the basic plane: kanji and pictographs are safe, all else is not asked.
+                unsure[d] |= may_change[c] if c < 0x10000 else not (0x1F300 <= c < 0x1FB00 or 0x20000 <= c < 0x2F800)
                 o = _put(out, o, c)
                 visible = o
                 floor = o
@@ -107,7 +133,7 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
                 last = c
         o = visible
         starts[d + 1] = o
-    return starts, out[:o]
+    return starts, out[:o], unsure
 
 
 @numba.njit(inline="always")

@@ -161,6 +161,13 @@ def _recipe_of(settings: CorpusSettings) -> Path:
     return recipe_file(settings.recipe, Path(settings.folder))
 
 
+def _recipe_files(settings: CorpusSettings) -> list[Path]:
+    from kiban.corpus.quality import lists, load_recipe
+
+    recipe = _recipe_of(settings)
+    return [recipe, *lists(load_recipe(recipe))]
+
+
 def _evaluation_files(settings: CorpusSettings) -> list[Path]:
     from kiban.corpus.evaluation_sets import evaluation_files
 
@@ -173,7 +180,12 @@ def _evaluation_files(settings: CorpusSettings) -> list[Path]:
     return evaluation_files(Path(settings.folder) / Path(expanded).expanduser())
 
 
-@stage("corpus", inputs=("sources",), external=lambda settings: [_recipe_of(settings), *_evaluation_files(settings)])
+@stage(
+    "corpus",
+    version=2,
+    inputs=("sources",),
+    external=lambda settings: [*_recipe_files(settings), *_evaluation_files(settings)],
+)
 def corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progress: Progress) -> Outcome:
     """Makes the corpus: shards/part-*.parquet, held_back.parquet, ledger.parquet (a row for every document that is in
     neither), summary.json."""
