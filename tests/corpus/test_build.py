@@ -115,6 +115,33 @@ def test_the_order_of_sources_does_not_change_what_stays(tmp_path: Path) -> None
     assert {row["id"] for row in held_back(one)} == {row["id"] for row in held_back(other)}
 
 
+def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 4_000)
+    notice = "この文書の無断での複製と転載を固く禁じます。"
+    made = sentences(80)
+    letters = [f"{made[i]}\n{notice}\n{made[i + 1][:70]}{made[-1]}{made[i + 2][-50:]}" for i in range(0, 60, 3)]
+    texts = [*letters, notice, made[0], made[3], made[6]]
+    source = source_of("letters", write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts]), "jsonl")
+    settings: dict[str, Any] = {
+        "hold_back": 0.1,
+        "repeated_paragraphs": 20,
+        "repeated_spans": 100,
+        "near_duplicate": 0.95,
+    }
+    one = build(tmp_path / "one", [source], **settings)
+    other = build(tmp_path / "other", [source], **settings, workers=2, signature_bits=32)
+    assert digests(one) == digests(other)
+    texts = [row["text"] for row in held_back(one) + kept(one)]
+    assert sum(notice in text for text in texts) == 1
+    assert sum(made[-1][25:110] in text for text in texts) == 1
+    assert all(any(made[i][:100] in text for text in texts) for i in range(0, 60, 3))
+    assert any(notice in row["text"] for row in held_back(one))  # so that none of it is trained on
+    assert {row["reason"] for row in ledger(one)} == {"repeated_parts"}
+    assert len(texts) + len(ledger(one)) == len(letters) + 4
+    wide = build(tmp_path / "wide", [source], **settings, signature_bits=64)
+    assert sum(notice in row["text"] for row in held_back(wide) + kept(wide)) == 1
+
+
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8_000)
     whole = build(tmp_path / "whole", [own(tmp_path)])

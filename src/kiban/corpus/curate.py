@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from kiban.corpus.documents import Document, Refused, Terms, Unreadable, documen
 from kiban.corpus.masks import mask
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.normalise import normalise
+from kiban.corpus.parts import paragraphs, spans
 from kiban.corpus.pieces import Piece
 from kiban.corpus.quality import Recipe, figures, judge
 from kiban.corpus.readers import FORMATS
@@ -40,6 +42,9 @@ class Job:
     recipe: Recipe
     withdrawn: frozenset[str]
     permutations: int
+    signature_bits: Literal[32, 64]
+    repeated_paragraphs: int | None
+    repeated_spans: int | None
     grams: Path
     folder: Path
 
@@ -93,14 +98,20 @@ def make_piece(job: Job, piece: Piece) -> None:
     temporary.mkdir(parents=True)
     write_table(table, temporary / "documents.parquet")
     write_table(ledger_of(refused, source), temporary / "ledger.parquet")
+    keys: dict[str, Any] = {
+        "ids": np.array(table["id"].to_pylist(), dtype="S32"),
+        "characters": characters,
+        "fingerprints": fingerprints(text),
+        "signatures": signatures(text, job.permutations, job.signature_bits),
+    }
+    if job.repeated_paragraphs:
+        lines = paragraphs(text, job.repeated_paragraphs)
+        keys |= {"paragraph_hashes": lines.hashes, "paragraph_places": lines.places}
+    if job.repeated_spans:
+        winnowed = spans(text, job.repeated_spans)
+        keys |= {"span_hashes": winnowed.hashes, "span_places": winnowed.places}
     with (temporary / "keys.npz").open("wb") as file:
-        np.savez(
-            file,
-            ids=np.array(table["id"].to_pylist(), dtype="S32"),
-            characters=characters,
-            fingerprints=fingerprints(text),
-            signatures=signatures(text, job.permutations),
-        )
+        np.savez(file, **keys)
         file.flush()
         os.fsync(file.fileno())
     write_json(temporary / "counts.json", dict(counts))

@@ -133,7 +133,9 @@ class CorpusSettings(Settings):
 
     `recipe` is the name of rules that come with Kiban, or a file of your own; `hold_back` the share of each source
     that is kept for measuring; `near_duplicate` the Jaccard similarity of character 5-grams from which on the shorter
-    of two documents goes, found by `bands` bands of a signature of `permutations`. `evaluation_data` is a folder of
+    of two documents goes, found by `bands` bands of a signature of `permutations` entries of `signature_bits`. Lines of
+    `repeated_paragraphs` characters or more, and spans of about `repeated_spans` characters or more, are cut out of all
+    documents but the first that has them; without these settings nothing is cut. `evaluation_data` is a folder of
     evaluation sets that no document may hold, beside our own. `withdrawn` lists ids or uris of documents, or names of
     sources, that must stay out. `workers` is a number of processes; any number gives the same corpus."""
 
@@ -142,6 +144,9 @@ class CorpusSettings(Settings):
     near_duplicate: float = Field(default=0.8, gt=0.5, le=1)
     permutations: int = Field(default=128, ge=16, le=1024)
     bands: int = Field(default=32, ge=1)
+    signature_bits: Literal[32, 64] = 32
+    repeated_paragraphs: int | None = Field(default=None, ge=5)
+    repeated_spans: int | None = Field(default=None, ge=20)
     evaluation_data: str | None = None
     withdrawn: tuple[str, ...] = ()
     workers: int = Field(default=1, ge=1, exclude=True)
@@ -222,7 +227,7 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
         origin = origin.model_copy(update={"location": settings.locations.get(origin.name)})
         inputs.append(build.input_of(origin, settings, recipe, work, int(artifact.metrics["source.bytes"].value)))
     pieces = build.read_sources(inputs, work, settings.workers, progress)
-    decision = build.decide(pieces, inputs, settings.bands, settings.near_duplicate, settings.hold_back)
+    decision = build.decide(pieces, inputs, settings)
     build.write_corpus(pieces, decision, out, progress)
     return Outcome(metrics=_metrics(build.summarise(pieces, inputs, out)))
 
