@@ -10,16 +10,16 @@ from tests.corpus.building import sentences
 
 def without(texts: list[str], found: parts.Parts, places: np.ndarray) -> list[str]:
     assert isinstance(found, parts.Parts)
-    return parts.cut(pa.array(texts), places).to_pylist()
+    return parts.cut(pa.array(texts, pa.string()), places).to_pylist()
 
 
 def without_paragraphs(texts: list[str], rank: list[int], characters: int = 5) -> list[str]:
-    found = parts.paragraphs(pa.array(texts), characters)
+    found = parts.paragraphs(pa.array(texts, pa.string()), characters)
     return without(texts, found, found.places[parts.repeated(found, np.array(rank))][:, :3])
 
 
 def without_spans(texts: list[str], rank: list[int], characters: int) -> list[str]:
-    found = parts.spans(pa.array(texts), characters)
+    found = parts.spans(pa.array(texts, pa.string()), characters)
     return without(texts, found, parts.joined(found, parts.repeated(found, np.array(rank)), characters))
 
 
