@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -73,6 +74,19 @@ def test_nothing_is_lost_and_every_drop_has_its_reason(tmp_path: Path) -> None:
     assert row["source"] == "own" and row["partner"] == "self" and row["licence"] == "public-domain"
     assert row["uses"] == ["pretrain", "evaluate"] and row["residency"] == ["*"] and row["register"] == "news"
     assert corpus.rights.uses == {"pretrain", "evaluate"}
+
+
+def test_what_was_masked_is_told_by_document(tmp_path: Path) -> None:
+    texts = [
+        *sentences(10),
+        "連絡先は090-1234-5678、または03-1234-5678と、taro@example.jp、個人番号は123456789018です。",
+    ]
+    source = source_of("a", write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts]), "jsonl")
+    made = build(tmp_path / "store", [source], hold_back=0)
+    masked = pq.read_table(made.path / "masks.parquet").to_pylist()
+    [identity] = [row["id"] for row in kept(made) if "〔電話番号〕" in row["text"]]
+    assert {row["id"] for row in masked} == {identity}
+    assert {row["category"]: row["count"] for row in masked} == {"phone": 2, "email": 1, "my_number": 1}
 
 
 def test_of_duplicates_the_one_that_stays_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.progress import Progress, Task
 from kiban.corpus import duplicates, hold_back, parts
 from kiban.corpus.curate import Job, make_piece, write_table
-from kiban.corpus.documents import Terms, document_schema, ledger_schema
+from kiban.corpus.documents import Terms, document_schema, ledger_schema, masks_schema
 from kiban.corpus.masks import PLACEHOLDERS
 from kiban.corpus.pieces import Piece, pieces
 from kiban.corpus.quality import Recipe
@@ -59,6 +59,7 @@ def input_of(source: SourceSettings, corpus: CorpusSettings, recipe: Recipe, wor
         signature_bits=corpus.signature_bits,
         repeated_paragraphs=corpus.repeated_paragraphs,
         repeated_spans=corpus.repeated_spans,
+        mask_names=corpus.mask_names,
         grams=work / "grams.npz",
         folder=work / "pieces",
     )
@@ -218,6 +219,7 @@ def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: P
     start = shard = 0
     held_back = _Appended(out / "held_back.parquet", document_schema())
     ledger = _Appended(out / "ledger.parquet", ledger_schema())
+    masks = _Appended(out / "masks.parquet", masks_schema())
     with progress.task("writing", len(folders), "pieces") as task:
         for folder in folders:
             table = pq.read_table(folder / "documents.parquet")
@@ -232,12 +234,15 @@ def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: P
                     write_table(kept, path)
                 shard += 1
             held_back.add(table.filter(pa.array(held & left)))
+            masked = pq.read_table(folder / "masks.parquet")
+            masks.add(masked.filter(pc.is_in(masked["id"], table["id"].filter(pa.array(decision.stays[rows] & left)))))
             ledger.add(pq.read_table(folder / "ledger.parquet"))
             ledger.add(_duplicate_rows(table, decision, rows))
             ledger.add(_emptied_rows(table, ~left))
             task.advance()
     held_back.close()
     ledger.close()
+    masks.close()
 
 
 def _without_cuts(table: pa.Table, decision: Decision, rows: slice) -> tuple[pa.Table, np.ndarray]:

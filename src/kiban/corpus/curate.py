@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kiban.artifacts.files import fsync_folder, write_json
+from kiban.corpus import names
 from kiban.corpus.decontamination import Grams, contamination
-from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, table_of
+from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, masks_of, table_of
 from kiban.corpus.masks import mask
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.normalise import normalise
@@ -45,6 +46,7 @@ class Job:
     signature_bits: Literal[32, 64]
     repeated_paragraphs: int | None
     repeated_spans: int | None
+    mask_names: bool
     grams: Path
     folder: Path
 
@@ -88,6 +90,9 @@ def make_piece(job: Job, piece: Piece) -> None:
         for row in np.flatnonzero(shares).tolist()
     )
     text, masked = mask(_strings(table["text"]))
+    if job.mask_names:
+        text, named = names.mask(text)
+        masked = [found + more for found, more in zip(masked, named, strict=True)]
     table = table.set_column(1, "text", text)
     for found in masked:
         counts.update({f"masked.{category}": number for category, number in found.items()})
@@ -98,6 +103,7 @@ def make_piece(job: Job, piece: Piece) -> None:
     temporary.mkdir(parents=True)
     write_table(table, temporary / "documents.parquet")
     write_table(ledger_of(refused, source), temporary / "ledger.parquet")
+    write_table(masks_of(table["id"].to_pylist(), masked), temporary / "masks.parquet")
     keys: dict[str, Any] = {
         "ids": np.array(table["id"].to_pylist(), dtype="S32"),
         "characters": characters,
