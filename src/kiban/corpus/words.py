@@ -19,10 +19,14 @@ COUNTS = ("hits", "kinds", "characters")
 
 @dataclass(frozen=True)
 class Automaton:
-    """`symbols` (256) maps bytes to the S bytes that words are made of, 0 for all others; `next` (states x S) is the
-    transition table. `word` (states) is the word that ends in a state, or -1; `shorter` (states) the longest
-    suffix of a state in which another word ends, or 0. `lengths` of words are in bytes, `characters` in characters."""
+    """`begins` (65,536) tells from a hash of two characters whether a word may begin with them, `single` (65,536) from
+    the lower half of one whether it may be a word. `symbols` (256) maps bytes to the S bytes that words are made of, 0
+    for all others; `next` (states x S) is the transition table. `word` (states) is the word that ends in a state, or
+    -1; `shorter` (states) the longest suffix of a state in which another word ends, or 0. `lengths` of words are in
+    bytes, `characters` in characters; `alone` are those that no katakana may stand beside."""
 
+    begins: np.ndarray
+    single: np.ndarray
     symbols: np.ndarray
     next: np.ndarray
     word: np.ndarray
@@ -63,7 +67,16 @@ def automaton(words: Sequence[str], alone_in_katakana: bool = False) -> Automato
             suffix[child] = int(table[suffix[state]][symbol]) if state else 0
             table[state][symbol] = child
             queue.append(child)
+    begins = np.zeros(1 << 16, bool)
+    single = np.zeros(1 << 16, bool)
+    for word in words:
+        if len(word) > 1:
+            begins[_pair(ord(word[0]), ord(word[1]))] = True
+        else:
+            single[ord(word) & 0xFFFF] = True
     return Automaton(
+        begins,
+        single,
         symbols,
         table,
         np.array(word_of, np.int32),
@@ -81,6 +94,8 @@ def count(texts: "pa.StringArray", words: Automaton) -> np.ndarray:
     return _count(
         offsets,
         data,
+        words.begins,
+        words.single,
         words.symbols,
         words.next,
         words.word,
@@ -92,6 +107,11 @@ def count(texts: "pa.StringArray", words: Automaton) -> np.ndarray:
 
 
 @numba.njit(inline="always")
+def _pair(first: Any, second: Any) -> Any:
+    return (first * 0x9E37 ^ second * 0x79B1) & 0xFFFF
+
+
+@numba.njit(inline="always")
 def _is_katakana(c: Any) -> Any:
     return 0x30A1 <= c <= 0x30F4 or c == 0x30FC
 
@@ -100,6 +120,8 @@ def _is_katakana(c: Any) -> Any:
 def _count(
     offsets: Any,
     data: Any,
+    begins: Any,
+    single: Any,
     symbols: Any,
     table: Any,
     word_of: Any,
@@ -116,7 +138,20 @@ def _count(
         start, stop = offsets[d], offsets[d + 1]
         state = 0
         count = 0
-        for i in range(start, stop):
+        i = start
+        c, behind = np.int64(0), start  # the character at i if one was read there, and the byte behind it
+        while i < stop:
+            if state == 0 and data[i] & 0xC0 != 0x80:
+                # At its root, the automaton goes on where a word may begin.
+                if behind <= i:
+                    c, length = decode(data, i)
+                    behind = i + length
+                while behind < stop:
+                    second, length = decode(data, behind)
+                    if begins[_pair(c, second)] or single[c & 0xFFFF]:
+                        break
+                    i, c = behind, second
+                    behind += length
             state = table[state, symbols[data[i]]]
             ending = state if word_of[state] >= 0 else shorter[state]
             while ending:
@@ -131,6 +166,7 @@ def _count(
                     matches[count, 1] = word
                     count += 1
                 ending = shorter[ending]
+            i += 1
         if count:
             free = start  # where the match before ended
             # By first byte, of those with the same the longest before.
