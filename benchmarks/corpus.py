@@ -9,6 +9,7 @@ rounds on the same texts. Leaves a record in `benchmarks/results/`.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -72,37 +73,43 @@ def main() -> None:
     parser.add_argument(
         "--chain", nargs="*", default=["kiban", "swallow-v1"], help="recipes to run the whole chain with"
     )
-    parser.add_argument("--out", type=Path, default=record.RESULTS)
+    parser.add_argument("--contestants", nargs="*", help="of kiban, datasketch, rensa and so on; all without it")
+    parser.add_argument("--sources", nargs="*", choices=[name for name, *_ in SOURCES], help="all without it")
+    parser.add_argument("--results", type=Path, default=record.RESULTS)
     args = parser.parse_args()
     data = os.environ.get("KIBAN_DATA")
     if not data:
         sys.exit("KIBAN_DATA: set it to the folder that holds corpora/")
     figures: dict[str, Any] = record.circumstances() | {"rounds": args.rounds, "tasks": {}, "chain": {}, "versions": {}}
     with tempfile.TemporaryDirectory() as folder:
-        texts, megabytes = read_all(Path(data) / "corpora")
+        wanted = args.sources or [name for name, *_ in SOURCES]
+        sources = [[name, kind, str(Path(data) / "corpora" / file)] for name, kind, file in SOURCES if name in wanted]
+        texts, megabytes = read_all(sources)
         for task in args.only:
-            figures["tasks"][task] = compare(task, texts, args.rounds, Path(folder), figures["versions"])
+            figures["tasks"][task] = compare(task, texts, args, Path(folder), figures["versions"])
         turns: dict[str, list[dict[str, Any]]] = {recipe: [] for recipe in args.chain}
         for _ in range(args.rounds):
             for recipe in args.chain:
-                turns[recipe].append(chain(recipe, Path(data) / "corpora", megabytes, Path(folder)))
+                turns[recipe].append(chain(recipe, sources, megabytes, Path(folder)))
         figures["chain"] = turns
         figures["chain_megabytes"] = megabytes
-    print(record.write("corpus", figures, markdown(figures), args.out))
+    print(record.write("corpus", figures, markdown(figures), args.results))
 
 
-def read_all(folder: Path) -> tuple[list[str], float]:
+def read_all(sources: list[list[str]]) -> tuple[list[str], float]:
     """All texts of the sources, as the readers give them, and how many megabytes of UTF-8 those are."""
     texts = []
-    for name, format, file in SOURCES:
-        for piece in pieces(name, format, folder / file, 0, 0):
+    for name, format, file in sources:
+        for piece in pieces(name, format, Path(file), 0, 0):
             for member in piece.members:
                 found = FORMATS[format].read(member, FORMATS[format].encoding)
                 texts += [item.text for item in found if isinstance(item, Document)]
     return texts, sum(len(text.encode()) for text in texts) / 1e6
 
 
-def compare(task: str, texts: list[str], rounds: int, folder: Path, versions: dict[str, str]) -> dict[str, Any]:
+def compare(
+    task: str, texts: list[str], args: argparse.Namespace, folder: Path, versions: dict[str, str]
+) -> dict[str, Any]:
     size, verdicts, contestants = TASKS[task]
     draw = random.Random(SEED)
     sample: list[str] = []
@@ -114,13 +121,15 @@ def compare(task: str, texts: list[str], rounds: int, folder: Path, versions: di
     path = folder / f"{task}.parquet"
     pq.write_table(pa.table({"text": pa.array(sample, pa.string())}), path)
     found: dict[str, Any] = {"documents": len(sample), "megabytes": size, "contestants": {}}
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for contestant in contestants:
             peer = contestant.split("_")[0]
+            if args.contestants and peer not in args.contestants:
+                continue
             python = Path(sys.executable) if peer == "kiban" else peers.python_of(peer)
             job = {"contestant": contestant, "text": str(path), "k": K, "verdicts": verdicts, "least_seconds": 0.5}
             if task == "words":
-                job["lists"] = str(lists_of(peers.python_of("hojichar")))
+                job["lists"] = str(lists_of_hojichar())
             job["version"] = __version__ if peer == "kiban" else peers.CLONES.get(peer, ("", "?", []))[1][:7]
             turn = run([python, ROOT / "benchmarks" / "run_curation.py"], job, folder, peer == "kiban")
             print(task, contestant, turn.get("error") or f"{turn['mb_per_s']:.2f} MB/s", flush=True)
@@ -129,16 +138,16 @@ def compare(task: str, texts: list[str], rounds: int, folder: Path, versions: di
     return found
 
 
-def lists_of(python: Path) -> Path:
-    done = subprocess.run(
-        [python, "-c", "import hojichar; print(hojichar.__path__[0])"], capture_output=True, text=True, check=True
-    )
-    return Path(done.stdout.strip())
+def lists_of_hojichar() -> Path:
+    """The folder of its package, here or in the peer's environment."""
+    if (found := importlib.util.find_spec("hojichar")) and found.origin:
+        return Path(found.origin).parent
+    command = [peers.python_of("hojichar"), "-c", "import hojichar; print(hojichar.__path__[0])"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def chain(recipe: str, folder: Path, megabytes: float, scratch: Path) -> dict[str, Any]:
+def chain(recipe: str, sources: list[list[str]], megabytes: float, scratch: Path) -> dict[str, Any]:
     """One run of the stage `corpus` on all sources, in a process of its own."""
-    sources = [[name, format, str(folder / file)] for name, format, file in SOURCES]
     job = {"recipe": recipe, "sources": sources, "megabytes": megabytes, "store": str(scratch)}
     turn = run([sys.executable, ROOT / "benchmarks" / "run_chain.py"], job, scratch, True)
     print("chain", recipe, turn.get("error") or f"{turn['mb_per_s']:.2f} MB/s", flush=True)

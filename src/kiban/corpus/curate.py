@@ -188,8 +188,9 @@ def save_grams(grams: Grams, path: Path) -> None:
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes a Parquet file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
+    alike = [name for name in table.column_names if name != "text"]  # no two texts are, and to look costs time
     with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP, use_dictionary=alike)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

@@ -107,16 +107,19 @@ def mask(texts: "pa.StringArray") -> tuple["pa.StringArray", list[Counter[str]]]
     offsets, data = buffers(texts)
     candidates = _candidates(offsets, data, BEGINS)
     counts: list[Counter[str]] = [Counter() for _ in range(len(texts))]
+    if not len(candidates):
+        return texts, counts
     masked: dict[int, str] = {}
-    for row in np.unique(candidates[:, 0]):
+    rows, first = np.unique(candidates[:, 0], return_index=True)
+    for row, of_row in zip(rows.tolist(), np.split(candidates[:, 1:], first[1:]), strict=True):
         raw = data[offsets[row] : offsets[row + 1]].tobytes()
         pieces, end = [], 0
-        for start, stop, category in _found(raw, candidates[candidates[:, 0] == row, 1:] - offsets[row]):
+        for start, stop, category in _found(raw, of_row - offsets[row]):
             pieces += [raw[end:start], PLACEHOLDERS[category].encode()]
             end = stop
             counts[row][category] += 1
         if pieces:
-            masked[int(row)] = b"".join([*pieces, raw[end:]]).decode()
+            masked[row] = b"".join([*pieces, raw[end:]]).decode()
     if not masked:
         return texts, counts
     changed = np.zeros(len(texts), bool)
@@ -233,9 +236,19 @@ def _is_card(digits: str) -> bool:
     return (sum(backwards[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in backwards[1::2])) % 10 == 0
 
 
-# First bytes of what a candidate can begin with: digits, + ( @, full-width forms (U+FFxx), 〒.
+# First bytes of what a candidate can begin with: digits, + ( @, full-width forms (U+FF0x, U+FF1x), 〒 (U+3012).
 BEGINS = np.zeros(256, bool)
 BEGINS[[*b"0123456789+(@", 0xEF, 0xE3]] = True
+
+
+@numba.njit(inline="always")
+def _begins(data: Any, i: int, begins: Any) -> Any:
+    first = data[i]
+    return begins[first] and (
+        first < 0x80
+        or (first == 0xE3 and data[i + 1] == 0x80 and data[i + 2] == 0x92)
+        or (first == 0xEF and data[i + 1] == 0xBC)
+    )
 
 
 @kernel
@@ -250,8 +263,8 @@ def _candidates(offsets: Any, data: Any, begins: Any) -> Any:
         end = np.int64(0)
         digits = separators = points = 0
         while i <= stop:
-            while digits == 0 and separators == 0 and i < stop and not begins[data[i]]:
-                i += 1  # no byte of a longer character but its first begins anything
+            while digits == 0 and separators == 0 and i < stop and not _begins(data, i, begins):
+                i += 1 + 2 * (data[i] >= 0xE0)  # the rest of a longer character begins nothing
             c = np.int64(0x0A)
             length = np.int64(1)
             if i < stop:

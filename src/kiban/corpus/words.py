@@ -45,9 +45,9 @@ def automaton(words: Sequence[str], alone_in_katakana: bool = False) -> Automato
     symbols[used] = range(1, len(used) + 1)
     children: list[dict[int, int]] = [{}]
     word_of = [-1]
-    for number, word in enumerate(encoded):
+    for number, written in enumerate(encoded):
         state = 0
-        for symbol in symbols[list(word)].tolist():
+        for symbol in symbols[list(written)].tolist():
             if symbol not in children[state]:
                 children[state][symbol] = len(children)
                 children.append({})
