@@ -53,7 +53,9 @@ def normalise(texts: "pa.StringArray", keep_letters: bool = False) -> "pa.String
     import pyarrow.compute as pc
 
     offsets, data = buffers(texts)
-    starts, folded, unsure = _fold(offsets, data, keep_letters, FULL_WIDTH, VOICED, SEMI_VOICED, _may_change())
+    starts, folded, unsure = _fold(
+        offsets, data, keep_letters, _plain(keep_letters), FULL_WIDTH, VOICED, SEMI_VOICED, _may_change()
+    )
     out = strings(starts, folded)
     if not unsure.any():
         return out
@@ -76,8 +78,21 @@ def _may_change() -> np.ndarray:
     return table
 
 
+@lru_cache(maxsize=2)
+def _plain(keep_letters: bool) -> np.ndarray:
+    """For each code point of the basic plane whether it stays as it is, whatever stands beside it, and is no space."""
+    plain = ~_may_change()
+    plain[:0x21] = plain[0x7F:0xA1] = False
+    plain[[0xAD, 0x3000, *range(0x2000, 0x2070), *range(0xFF61, 0xFFA0), *range(0xFFF0, 0x10000), 0xFEFF]] = False
+    if not keep_letters:
+        plain[[*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B)]] = False
+    return plain
+
+
 @kernel
-def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, semi: Any, may_change: Any) -> Any:
+def _fold(
+    offsets: Any, data: Any, keep_letters: bool, plain: Any, full: Any, voiced: Any, semi: Any, may_change: Any
+) -> Any:
     """All of it but NFC, in one pass: offsets and bytes of the result, and which texts NFC may change. None
     grows."""
     n = len(offsets) - 1
@@ -94,6 +109,16 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
         i, stop = offsets[d], offsets[d + 1]
         while i < stop:
             c, length = decode(data, i)
+            if c < 0x10000 and plain[c]:
+                for _ in range(length):
+                    out[o] = data[i]
+                    o += 1
+                    i += 1
+                visible = o
+                floor = o
+                lines = 0
+                last = c
+                continue
             i += length
             if c == 0x0D and i < stop and data[i] == 0x0A:
                 continue
