@@ -1,5 +1,6 @@
 """The architecture's parts against plain versions of themselves. `test_hf.py` holds the whole against transformers'."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from kiban.model.grouped import grouped_linear
 from kiban.model.layers import RMSNorm
 from kiban.model.loss import CHUNK_LOGITS, linear_cross_entropy
 from kiban.model.moe import MoE, balance_loss
-from kiban.model.presets import PRESETS, preset
+from kiban.model.presets import PRESETS, SPARSE_WIDTH, of_width, preset
 from kiban.model.rope import rope_tables, rotate
 from kiban.model.transformer import Transformer
 
@@ -319,6 +320,25 @@ SIZES = {
     "large": (95e9, 105e9, 9.5e9, 10.5e9),
     "trillion": (1.0e12, 1.1e12, 31e9, 33e9),
 }
+
+
+def test_the_rule_holds_at_every_width() -> None:
+    widths = range(256, 8192 + 1, 128)
+    configs = [of_width(width) for width in widths]
+    for smaller, larger in itertools.pairwise(configs):
+        assert smaller.parameters().total < larger.parameters().total
+        sparser = larger.hidden_size == SPARSE_WIDTH  # there queries are compressed, and a token costs less
+        assert sparser or smaller.parameters().active < larger.parameters().active
+    for width, config in zip(widths, configs, strict=True):
+        assert config.moe_intermediate_size % 128 == config.n_routed_experts % 8 == 0
+        assert 0.2 <= config.moe_intermediate_size / width <= 0.5
+        assert 62 <= width / config.num_hidden_layers <= 119
+    kimi_k2 = {"num_hidden_layers": 61, "num_attention_heads": 64, "n_routed_experts": 384, "num_experts_per_tok": 8}
+    kimi_k2 |= {"moe_intermediate_size": 2048, "intermediate_size": 18432, "q_lora_rank": 1536, "kv_lora_rank": 512}
+    assert preset("trillion").model_dump() | kimi_k2 == preset("trillion").model_dump()
+    for width in (128, 300, 0, -256):
+        with pytest.raises(KibanError, match="multiple of 128"):
+            of_width(width)
 
 
 def test_an_unknown_preset_and_impossible_numbers_are_named() -> None:
