@@ -1,6 +1,7 @@
 """The architecture's parts against plain versions of themselves. `test_hf.py` holds the whole against transformers'."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,6 +311,21 @@ def test_presets_have_the_sizes_that_are_promised(name: str) -> None:
     low, high, active_low, active_high = SIZES[name]
     assert low <= parameters.total <= high
     assert active_low <= parameters.active <= active_high
+
+
+def test_the_documented_presets_are_those_of_the_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:8]]
+        for line in page.splitlines()
+        if line.startswith("| `") and line.split("`")[1] in PRESETS
+    }
+    assert list(rows) == list(PRESETS)
+    for name, cells in rows.items():
+        c = preset(name)
+        experts = f"{c.n_routed_experts} of {c.moe_intermediate_size:,}, {c.num_experts_per_tok}"
+        numbers = [f"{n:,}" for n in (c.hidden_size, c.num_hidden_layers, c.num_attention_heads)]
+        assert cells == [*numbers, experts, f"{c.max_position_embeddings:,}", f"{c.vocab_size:,}"]
 
 
 SIZES = {
