@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from kiban.artifacts.errors import KibanError
-from kiban.corpus.demo_text import passages
+from kiban.corpus.demo_text import compose, passages
 from kiban.corpus.quality import Recipe, figures, judge, lists, load_recipe, recipe_file
 from kiban.corpus.statistics import NAMES, statistics
 from kiban.corpus.words import automaton, count
@@ -200,3 +200,34 @@ def test_mistakes_in_a_recipe_are_named(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(KibanError, match=expected):
             load_recipe(recipe_file("own.toml", tmp_path))
+
+
+def test_the_recipe_of_hojichar_judges_like_its_own_filters() -> None:
+    filters = pytest.importorskip("hojichar.filters.document_filters")
+    document = pytest.importorskip("hojichar").Document
+    own = {
+        "not_japanese": filters.AcceptJapanese(),
+        "rare_kuten": filters.DiscardRareKuten(),
+        "adult": filters.DiscardAdultContentJa(),
+        "discrimination": filters.DiscardDiscriminationContentJa(),
+        "violence": filters.DiscardViolenceContentJa(),
+        "bulletin_board": filters.DiscardBBSComments(),
+        "advertisement": filters.DiscardAds(),
+        "repetition": filters.CharRepetitionRatioFilter(),
+        "one_character_run": filters.SingleCharacterRepetitionFilter(),
+        "cut_off_lines": filters.DiscardTooManyEndingEllipsis(),
+        "short_lines": filters.DiscardTooShortLines(),
+    }
+    texts = [record["text"] for record in compose(0.3, 5)] + [
+        "あいう...\n" * 30,
+        "2024-01-02 投稿 (月) 質問 第12話 " * 5,
+        "a" * 60 + "あ",
+        "お問い合わせください。営業時間はこちら。よくある質問。" * 6,
+        "リュックサックとアスパラガスの死体遺棄。",
+    ]
+    recipe = load_recipe(recipe_file("hojichar", Path()))
+    assert [rule.reason for rule in recipe.rule] == list(own)
+    scores = figures(recipe, pa.array(texts))
+    for rule in recipe.rule:
+        dropped = {v.row for v in judge(recipe.model_copy(update={"rule": (rule,)}), scores, [""] * len(texts))}
+        assert dropped == {row for row, text in enumerate(texts) if own[rule.reason].apply(document(text)).is_rejected}

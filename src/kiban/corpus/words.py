@@ -19,14 +19,15 @@ COUNTS = ("hits", "kinds", "characters")
 
 @dataclass(frozen=True)
 class Automaton:
-    """`begins` (65,536) tells from a hash of two characters whether a word may begin with them, `single` (65,536) from
-    the lower half of one whether it may be a word. `symbols` (256) maps bytes to the S bytes that words are made of, 0
-    for all others; `next` (states x S) is the transition table. `word` (states) is the word that ends in a state, or
-    -1; `shorter` (states) the longest suffix of a state in which another word ends, or 0. `lengths` of words are in
-    bytes, `characters` in characters; `alone` are those that no katakana may stand beside."""
+    """`pairs` (65,536) tells from the hash of two characters whether a word may begin with them; `begins` (65,536) from
+    that of one, two or three whether they are a word, or a longer one begins with the three. `symbols` (256) maps bytes
+    to the S bytes that words are made of, 0 for all others; `next` (states x S) is the transition table. `word`
+    (states) is the word that ends in a state, or -1; `shorter` (states) the longest suffix of a state in which another
+    word ends, or 0. `lengths` of words are in bytes, `characters` in characters; `alone` are those that no katakana may
+    stand beside."""
 
+    pairs: np.ndarray
     begins: np.ndarray
-    single: np.ndarray
     symbols: np.ndarray
     next: np.ndarray
     word: np.ndarray
@@ -67,16 +68,15 @@ def automaton(words: Sequence[str], alone_in_katakana: bool = False) -> Automato
             suffix[child] = int(table[suffix[state]][symbol]) if state else 0
             table[state][symbol] = child
             queue.append(child)
+    pairs = np.zeros(1 << 16, bool)
     begins = np.zeros(1 << 16, bool)
-    single = np.zeros(1 << 16, bool)
     for word in words:
-        if len(word) > 1:
-            begins[_pair(ord(word[0]), ord(word[1]))] = True
-        else:
-            single[ord(word) & 0xFFFF] = True
+        first, second, third = ([ord(c) for c in word[:3]] + [0, 0])[:3]
+        begins[_hash(first, second, third)] = True
+        pairs[_hash(first, second, 0)] |= second > 0
     return Automaton(
+        pairs,
         begins,
-        single,
         symbols,
         table,
         np.array(word_of, np.int32),
@@ -94,8 +94,8 @@ def count(texts: "pa.StringArray", words: Automaton) -> np.ndarray:
     return _count(
         offsets,
         data,
+        words.pairs,
         words.begins,
-        words.single,
         words.symbols,
         words.next,
         words.word,
@@ -107,8 +107,18 @@ def count(texts: "pa.StringArray", words: Automaton) -> np.ndarray:
 
 
 @numba.njit(inline="always")
-def _pair(first: Any, second: Any) -> Any:
-    return (first * 0x9E37 ^ second * 0x79B1) & 0xFFFF
+def _hash(first: Any, second: Any, third: Any) -> Any:
+    mixed = (first * 0x9E3779B1 ^ second * 0x85EBCA77) + third * 0xC2B2AE3D
+    return (mixed ^ mixed >> 15) & 0xFFFF
+
+
+@numba.njit(inline="always")
+def _character(data: Any, i: Any, stop: Any) -> Any:
+    """The character at byte `i` and the byte behind it; 0 behind the text."""
+    if i >= stop:
+        return np.int64(0), i
+    c, length = decode(data, i)
+    return c, i + length
 
 
 @numba.njit(inline="always")
@@ -120,8 +130,8 @@ def _is_katakana(c: Any) -> Any:
 def _count(
     offsets: Any,
     data: Any,
+    pairs: Any,
     begins: Any,
-    single: Any,
     symbols: Any,
     table: Any,
     word_of: Any,
@@ -139,19 +149,23 @@ def _count(
         state = 0
         count = 0
         i = start
-        c, behind = np.int64(0), start  # the character at i if one was read there, and the byte behind it
         while i < stop:
             if state == 0 and data[i] & 0xC0 != 0x80:
                 # At its root, the automaton goes on where a word may begin.
-                if behind <= i:
-                    c, length = decode(data, i)
-                    behind = i + length
-                while behind < stop:
-                    second, length = decode(data, behind)
-                    if begins[_pair(c, second)] or single[c & 0xFFFF]:
+                first, behind = _character(data, i, stop)
+                while i < stop:
+                    i_second = behind
+                    second, behind = _character(data, behind, stop)
+                    if begins[_hash(first, 0, 0)]:
                         break
-                    i, c = behind, second
-                    behind += length
+                    pair = _hash(first, second, 0)
+                    if pairs[pair] and (
+                        begins[pair] or begins[_hash(first, second, _character(data, behind, stop)[0])]
+                    ):
+                        break
+                    i, first = i_second, second
+                if i >= stop:
+                    break
             state = table[state, symbols[data[i]]]
             ending = state if word_of[state] >= 0 else shorter[state]
             while ending:
