@@ -1,5 +1,6 @@
 """Whole corpora: nothing lost, the same bytes whatever happens on the way, and bad sources."""
 
+import json
 import os
 import signal
 import subprocess
@@ -142,6 +143,7 @@ def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monk
         "repeated_spans": 100,
         "near_duplicate": 0.95,
     }
+    uncut = build(tmp_path / "uncut", [source], hold_back=0, near_duplicate=0.95)
     one = build(tmp_path / "one", [source], **settings)
     other = build(tmp_path / "other", [source], **settings, workers=2, signature_bits=32)
     assert digests(one) == digests(other)
@@ -151,6 +153,14 @@ def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monk
     assert all(any(made[i][:100] in text for text in texts) for i in range(0, 60, 3))
     assert any(notice in row["text"] for row in held_back(one))  # so that none of it is trained on
     assert {row["reason"] for row in ledger(one)} == {"repeated_parts"}
+    cut = {row["id"]: row["characters"] for row in pq.read_table(one.path / "cuts.parquet").to_pylist()}
+    assert all(row["characters"] == cut[row["id"]] for row in ledger(one))
+    assert json.loads((one.path / "summary.json").read_text())["sources"]["letters"]["characters_cut"] == sum(
+        cut.values()
+    )
+    before = {row["id"]: len(row["text"]) for row in held_back(uncut) + kept(uncut)}
+    after = {row["id"]: len(row["text"]) for row in held_back(one) + kept(one)}
+    assert all(before[identity] == after.get(identity, 0) + cut.get(identity, 0) for identity in before)
     assert len(texts) + len(ledger(one)) == len(letters) + 4
     wide = build(tmp_path / "wide", [source], **settings, signature_bits=64)
     assert sum(notice in row["text"] for row in held_back(wide) + kept(wide)) == 1

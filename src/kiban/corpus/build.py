@@ -25,7 +25,7 @@ from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.progress import Progress, Task
 from kiban.corpus import duplicates, hold_back, parts
 from kiban.corpus.curate import Job, make_piece, write_table
-from kiban.corpus.documents import Terms, document_schema, ledger_schema, masks_schema
+from kiban.corpus.documents import Terms, cuts_schema, document_schema, ledger_schema, masks_schema
 from kiban.corpus.masks import PLACEHOLDERS
 from kiban.corpus.pieces import Piece, pieces
 from kiban.corpus.quality import Recipe
@@ -220,12 +220,15 @@ def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: P
     held_back = _Appended(out / "held_back.parquet", document_schema())
     ledger = _Appended(out / "ledger.parquet", ledger_schema())
     masks = _Appended(out / "masks.parquet", masks_schema())
+    cuts = _Appended(out / "cuts.parquet", cuts_schema())
     with progress.task("writing", len(folders), "pieces") as task:
         for folder in folders:
             table = pq.read_table(folder / "documents.parquet")
             rows = slice(start, start + len(table))
             start += len(table)
-            table, left = _without_cuts(table, decision, rows)
+            whole = table
+            table, left, cut = _without_cuts(whole, decision, rows)
+            cuts.add(cut)
             held = decision.held[rows]
             kept = table.filter(pa.array(decision.stays[rows] & ~held & left))
             if len(kept):
@@ -238,26 +241,29 @@ def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: P
             masks.add(masked.filter(pc.is_in(masked["id"], table["id"].filter(pa.array(decision.stays[rows] & left)))))
             ledger.add(pq.read_table(folder / "ledger.parquet"))
             ledger.add(_duplicate_rows(table, decision, rows))
-            ledger.add(_emptied_rows(table, ~left))
+            ledger.add(_emptied_rows(whole.filter(pa.array(~left))))
             task.advance()
     held_back.close()
     ledger.close()
     masks.close()
+    cuts.close()
 
 
-def _without_cuts(table: pa.Table, decision: Decision, rows: slice) -> tuple[pa.Table, np.ndarray]:
-    """The documents with what is to be cut taken out, and in which of them (bool) text is left."""
+def _without_cuts(table: pa.Table, decision: Decision, rows: slice) -> tuple[pa.Table, np.ndarray, pa.Table]:
+    """The documents with what is to be cut taken out, in which of them (bool) text is left, and how much went."""
     first, last = np.searchsorted(decision.cuts[:, 0], [rows.start, rows.stop])
     if first == last:
-        return table, np.ones(len(table), bool)
+        return table, np.ones(len(table), bool), cuts_schema().empty_table()
     places = decision.cuts[first:last] - np.array([rows.start, 0, 0], np.int32)
-    text = parts.cut(table["text"].combine_chunks(), places)
+    text = parts.cut(pa.concat_arrays(table["text"].chunks), places)
+    gone = pc.subtract(pc.utf8_length(table["text"]), pc.utf8_length(text))
+    columns = {"id": table["id"], "source": table["source"], "characters": gone}
+    cut = pa.table(columns).filter(pc.greater(gone, 0)).cast(cuts_schema())
     left = np.array(pc.utf8_length(pc.utf8_trim_whitespace(text))) > 0
-    return table.set_column(1, "text", text), left
+    return table.set_column(1, "text", text), left, cut
 
 
-def _emptied_rows(table: pa.Table, emptied: np.ndarray) -> pa.Table:
-    dropped = table.filter(pa.array(emptied))
+def _emptied_rows(dropped: pa.Table) -> pa.Table:
     columns = {name: dropped[name] for name in ("id", "source", "uri", "title")}
     columns["reason"] = pa.array(["repeated_parts"] * len(dropped), pa.string())
     columns["score"] = pa.array([1.0] * len(dropped))
@@ -309,6 +315,7 @@ def summarise(folders: list[Path], inputs: list[Input], out: Path) -> dict[str, 
         sources[name] = {
             "documents_in": counts["documents_in"],
             "characters_in": counts["characters_in"],
+            "characters_cut": 0,
             "other_files": counts["other_files"],
             "masked": {category: counts[f"masked.{category}"] for category in PLACEHOLDERS},
             "dropped": {},
@@ -325,6 +332,9 @@ def summarise(folders: list[Path], inputs: list[Input], out: Path) -> dict[str, 
                     characters[row["source"]] += row["n_sum"]
         for name, summary in sources.items():
             summary |= {f"documents_{kind}": documents[name], f"characters_{kind}": characters[name]}
+    cut = pq.read_table(out / "cuts.parquet").group_by("source").aggregate([("characters", "sum")])
+    for row in cut.to_pylist():
+        sources[row["source"]]["characters_cut"] = row["characters_sum"]
     ledger = pq.read_table(out / "ledger.parquet", columns=["source", "reason"]).group_by(["source", "reason"])
     for row in sorted(ledger.aggregate([([], "count_all")]).to_pylist(), key=lambda row: row["reason"]):
         sources[row["source"]]["dropped"][row["reason"]] = row["count_all"]

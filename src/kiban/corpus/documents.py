@@ -74,6 +74,12 @@ def ledger_schema() -> "pa.Schema":
     )
 
 
+def cuts_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([("id", pa.string()), ("source", pa.string()), ("characters", pa.int64())])
+
+
 def masks_schema() -> "pa.Schema":
     import pyarrow as pa
 

@@ -195,7 +195,8 @@ def _evaluation_files(settings: CorpusSettings) -> list[Path]:
 )
 def corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progress: Progress) -> Outcome:
     """Makes the corpus: shards/part-*.parquet, held_back.parquet, ledger.parquet (a row for every document that is in
-    neither), masks.parquet (how much of what was masked in which document), summary.json."""
+    neither), masks.parquet (how much of what was masked in which document), cuts.parquet (how much was cut out of
+    which), summary.json."""
     import shutil
     from concurrent.futures.process import BrokenProcessPool
 
