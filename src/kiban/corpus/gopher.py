@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.corpus.ngrams import filter_repeated
 from kiban.corpus.utf8 import decode, kernel
 
 TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
@@ -89,18 +90,23 @@ def _documents(offsets: Any, data: Any, kinds: Any, stops: Any) -> Any:
         size *= 2
     words = np.empty(largest, np.uint64)  # the hash of each word
     sizes = np.empty(largest, np.int32)  # its characters
+    grams = np.empty(largest, np.uint64)  # the hash of the n-gram that begins with it
+    active = np.empty(largest, np.int32)
+    buckets = np.empty(2 * size, np.uint8)
     keys = np.zeros(size, np.uint64)
     counts = np.zeros(size, np.int32)
     for d in range(n):
         characters, number = _lines_and_words(
             offsets[d], offsets[d + 1], data, kinds, stops, words, sizes, keys, counts, out[d]
         )
-        for at, g in enumerate((2, 3, 4)):
-            if number >= g:
-                out[d, 12 + at] = _top(words, sizes, number, g, keys, counts) / characters
-        for at, g in enumerate((5, 6, 7, 8, 9, 10)):
-            if number >= g:
-                out[d, 15 + at] = _duplicate(words, sizes, number, g, keys, counts) / characters
+        for g in range(1, min(number, 10) + 1):
+            _next_grams(words, number, g, grams)
+            if g in (2, 3, 4):
+                count = filter_repeated(grams, number - g + 1, buckets, active)
+                out[d, 10 + g] = _top(grams, active, count, sizes, g, keys, counts) / characters
+            elif g > 4:
+                count = filter_repeated(grams, number - g + 1, buckets, active)
+                out[d, 10 + g] = _duplicate(grams, active, count, sizes, g, keys, counts) / characters
     return out
 
 
@@ -122,6 +128,7 @@ def _lines_and_words(
     lines = all_lines = bullets = ended_by_ellipsis = ended = repeated = in_repeated = line = 0
     met = np.zeros(len(stops), np.int64)
     word_hash = line_hash = np.uint64(1)
+    lettered = False
     word_kind: Any = SPACE
     last_kind: Any = SPACE
     previous = np.int64(0)
@@ -152,15 +159,18 @@ def _lines_and_words(
                     symbols += 1
                 else:
                     in_words += length
-                with_letter += KANJI <= word_kind <= LETTER
+                with_letter += lettered
                 for s in range(len(stops)):
                     if length == 1 and previous == stops[s]:
                         met[s] = 1
             length = 0
+            lettered = False
             word_hash = np.uint64(1)
             word_kind = kind
         if kind > LINE_END:
             length += 1
+            digit = 0x30 <= c <= 0x39 or 0xFF10 <= c <= 0xFF19
+            lettered |= KANJI <= kind <= LETTER and not digit
             word_hash = (word_hash ^ np.uint64(c)) * BASE
             word_hash ^= word_hash >> np.uint64(32)
         previous = c
@@ -218,24 +228,26 @@ def _room(count: int) -> int:
     return size
 
 
-@numba.njit(inline="always")
-def _gram(words: Any, at: int, g: int) -> Any:
-    key = words[at]
-    for j in range(1, g):
-        key = (key ^ words[at + j]) * BASE
-        key ^= key >> np.uint64(32)
-    return key
+@numba.njit(nogil=True)
+def _next_grams(words: Any, number: int, g: int, grams: Any) -> None:
+    """From the hashes of all n-grams of g - 1 words those of g words."""
+    for p in range(number - g + 1):
+        key = grams[p] if g > 1 else np.uint64(1)
+        key = (key ^ words[p + g - 1]) * BASE
+        grams[p] = key ^ key >> np.uint64(32)
 
 
 @numba.njit(nogil=True)
-def _top(words: Any, sizes: Any, number: int, g: int, keys: Any, counts: Any) -> int:
-    """Characters in the most frequent word n-gram, with a space between its words, as many times as it stands."""
-    size = _room(number)
+def _top(grams: Any, active: Any, count: int, sizes: Any, g: int, keys: Any, counts: Any) -> int:
+    """Characters in the most frequent word n-gram, with a space between its words, as many times as it stands. Only
+    those at the active positions may stand more than once."""
+    size = _room(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
-    most = best = 0
-    for p in range(number - g + 1):
-        key = _gram(words, p, g)
+    most, best = 1, 0
+    for a in range(count):
+        p = active[a]
+        key = grams[p]
         at = key & mask
         while counts[at] and keys[at] != key:
             at = (at + np.uint64(1)) & mask
@@ -247,22 +259,25 @@ def _top(words: Any, sizes: Any, number: int, g: int, keys: Any, counts: Any) ->
 
 
 @numba.njit(nogil=True)
-def _duplicate(words: Any, sizes: Any, number: int, g: int, keys: Any, counts: Any) -> int:
-    """Characters in word n-grams that stood before, none counted twice."""
-    size = _room(number)
+def _duplicate(grams: Any, active: Any, count: int, sizes: Any, g: int, keys: Any, counts: Any) -> int:
+    """Characters in word n-grams that stood before, none counted twice; after one of those the search goes on behind
+    it."""
+    size = _room(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
-    total = p = 0
-    while p < number - g + 1:
-        key = _gram(words, p, g)
+    total = free = 0
+    for a in range(count):
+        p = active[a]
+        if p < free:
+            continue
+        key = grams[p]
         at = key & mask
         while counts[at] and keys[at] != key:
             at = (at + np.uint64(1)) & mask
         if counts[at]:
             total += sizes[p : p + g].sum()
-            p += g
+            free = p + g
         else:
             keys[at] = key
             counts[at] = 1
-            p += 1
     return total

@@ -135,7 +135,7 @@ def kiban(offsets: Any, data: Any) -> Any:
         total = count - LAST + 1
         if total < 1:
             continue
-        count = _filter(grams, total, buckets, active)
+        count = filter_repeated(grams, total, buckets, active)
         different, _ = _enter(grams, active, count, keys, counts, slots)
         out[d, 0] = (count - different) / total
     return out
@@ -181,11 +181,11 @@ def _active_grams(text: Any, length: int, grams: Any, buckets: Any, active: Any)
         h = h * BASE + np.uint64(text[p + 3])
         h = h * BASE + np.uint64(text[p + 4])
         grams[p] = (h ^ h >> np.uint64(32)) * MIX
-    return _filter(grams, total, buckets, active)
+    return filter_repeated(grams, total, buckets, active)
 
 
 @numba.njit(nogil=True)
-def _filter(grams: Any, total: int, buckets: Any, active: Any) -> int:
+def filter_repeated(grams: Any, total: int, buckets: Any, active: Any) -> int:
     """Positions whose gram shares a bucket with another: all grams that stand twice are among them."""
     size = 2 * _size(total)
     shift = np.uint64(64)
