@@ -128,7 +128,7 @@ def _lines_and_words(
     lines = all_lines = bullets = ended_by_ellipsis = ended = repeated = in_repeated = line = 0
     met = np.zeros(len(stops), np.int64)
     word_hash = line_hash = np.uint64(1)
-    lettered = False
+    lettered: Any = False
     word_kind: Any = SPACE
     last_kind: Any = SPACE
     previous = np.int64(0)
