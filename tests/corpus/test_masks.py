@@ -1,6 +1,9 @@
+import sys
+
 import pyarrow as pa
 import pytest
 
+from kiban.artifacts.errors import KibanError
 from kiban.corpus import names
 from kiban.corpus.masks import is_my_number, mask
 
@@ -131,3 +134,10 @@ def test_names_in_a_text_that_is_longer_than_the_analyser_takes() -> None:
     text = "何も書かれていない行が続く。" * 4000 + "山田太郎様" + "あ" * 60_000
     masked, counts = names.mask(pa.array([text]))
     assert masked[0].as_py() == text.replace("山田太郎", "〔氏名〕") and counts == [{"name": 1}]
+
+
+def test_names_without_the_analyser(monkeypatch: pytest.MonkeyPatch) -> None:
+    names.tokenizer.cache_clear()
+    monkeypatch.setitem(sys.modules, "sudachipy", None)
+    with pytest.raises(KibanError, match="mask_names needs SudachiPy"):
+        names.mask(pa.array(["山田太郎様"]))

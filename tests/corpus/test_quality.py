@@ -1,5 +1,6 @@
 import random
 import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -188,14 +189,19 @@ def test_mistakes_in_a_recipe_are_named(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     (tmp_path / "empty.txt").write_text("# nothing\n")
     words = "[[words]]\nname = 'ng'\n"
-    rule = "[[rule]]\nreason = 'x'\nstatistic = 'words.ng.hits'"
+    rule = "[[rule]]\nreason = 'x'\nstatistic = 'words.ng.hits'\nat_most = 1"
     for content, expected in (
-        ('[[rule]]\nreason = "x"\nstatistic = "beauty"', "rule 1: no statistic 'beauty'"),
+        ('[[rule]]\nreason = "x"\nstatistic = "beauty"\nat_most = 1', "rule 1: no statistic 'beauty'"),
         ('[[rule]]\nreason = "x"\nstatistic = "lines"\nat_leest = 1', r"rule\.1\.at_leest"),
         ("[[rule]", "not TOML"),
+        ('[[rule]]\nreason = "x"\nstatistic = "lines"', "a rule without bounds drops nothing"),
+        (f"{words}file = 'empty.txt'\n{words}file = 'empty.txt'\n{rule}", "two lists have the name 'ng'"),
         (words + "file = 'none.txt'\n" + rule, r"list 'none.txt' is not there"),
         (words + "file = 'empty.txt'\n" + rule, "a list with nothing in it"),
-        (words + "file = 'empty.txt'\n[[rule]]\nreason = 'x'\nstatistic = 'lines'", "no rule asks for the words 'ng'"),
+        (
+            words + "file = 'empty.txt'\n[[rule]]\nreason = 'x'\nstatistic = 'lines'\nat_most = 1",
+            "no rule asks for the words 'ng'",
+        ),
     ):
         file.write_text(content)
         with pytest.raises(KibanError, match=expected):
@@ -231,3 +237,20 @@ def test_the_recipe_of_hojichar_judges_like_its_own_filters() -> None:
     for rule in recipe.rule:
         dropped = {v.row for v in judge(recipe.model_copy(update={"rule": (rule,)}), scores, [""] * len(texts))}
         assert dropped == {row for row, text in enumerate(texts) if own[rule.reason].apply(document(text)).is_rejected}
+
+
+def test_lists_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hojichar", None)
+    with pytest.raises(KibanError, match="package hojichar, which is not installed; pip install"):
+        load_recipe(recipe_file("hojichar", Path()))
+
+
+def test_the_recipe_in_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "corpus-recipes.md").read_text(encoding="utf-8")
+    (tmp_path / "own.toml").write_text(page.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    for name in ("ng.txt", "hosts.txt"):
+        (tmp_path / name).write_text("禁句\n", encoding="utf-8")
+    assert len(load_recipe(tmp_path / "own.toml").rule) == 2
+    names = re.findall(r"^\| `([a-z0-9-]+)`(?:, `([a-z0-9-]+)`)? \|", page, re.MULTILINE)
+    shipped = {path.stem for path in recipe_file("kiban", Path()).parent.glob("*.toml")}
+    assert {name for pair in names for name in pair if name} == shipped

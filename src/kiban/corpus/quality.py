@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kiban.artifacts.errors import KibanError
 
@@ -44,6 +44,12 @@ class Rule(BaseModel):
     from_characters: int = 0
     except_registers: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "Rule":
+        if not self.model_fields_set & {"at_least", "at_most", "below"}:
+            raise ValueError("a rule without bounds drops nothing; give at_least, at_most or below")
+        return self
+
 
 class Words(BaseModel):
     """A list of words, one a line: a `file` beside the recipe, or `hojichar:FILE`, which comes with the package
@@ -75,6 +81,14 @@ class Recipe(BaseModel):
     words: tuple[Words, ...] = ()
     hosts: Hosts = Hosts()
     folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("words")
+    @classmethod
+    def _different_names(cls, words: tuple[Words, ...]) -> tuple[Words, ...]:
+        names = [one.name for one in words]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two lists have the name '{twice}'; rename one")
+        return words
 
 
 @dataclass(frozen=True, slots=True)
