@@ -30,7 +30,6 @@ from kiban.corpus.readers.member import Member
 
 ROW_GROUP = 4096
 HALF_WIDTH = re.compile("[｡-ﾟ]")
-HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +136,9 @@ def _read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document]], list[tupl
                 continue
             raw = item.text.encode(errors="surrogatepass")
             identity = document_id(source, item.uri, raw)
-            strings = (item.text, item.uri, item.title, item.author, item.date, item.register)
-            if half := HALF_PAIR.search("\0".join(strings)):
+            if half := _half_pair(item):
                 uri = item.uri.encode(errors="backslashreplace").decode()
-                refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half[0]!r}", raw)))
+                refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half!r}", raw)))
             elif by := job.withdrawn & {identity, item.uri, source}:
                 why = Refused(item.uri, "withdrawn", f"by {min(by)}", b"", item.title, 0.0, len(item.text))
                 refused.append((identity, why))
@@ -163,6 +161,16 @@ def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
         yield Refused(member.name, "malformed", str(error), member.data)
     except RecursionError:
         yield Refused(member.name, "malformed", "nested too deeply", member.data)
+
+
+def _half_pair(document: Document) -> str:
+    """Half of a surrogate pair, which no UTF-8 has, in any of the strings; or nothing."""
+    try:
+        for string in (document.text, document.uri, document.title, document.author, document.date, document.register):
+            string.encode()
+    except UnicodeEncodeError as error:
+        return str(error.object[error.start])
+    return ""
 
 
 def _is_euc_jp(text: str) -> bool:
