@@ -37,7 +37,7 @@ class Suite(BaseModel):
     chance: float | None = None
     file: str | None = None
     external: bool = False
-    format: Literal["pairs", "jcommonsenseqa", "keico"] | None = None
+    format: Literal["pairs", "choice", "jcommonsenseqa", "keico"] | None = None
     prompt: str = ""
 
     def path(self, folder: Path | None) -> Path | None:
@@ -87,7 +87,8 @@ def items(suite: Suite, path: Path) -> list[Item]:
         raise KibanError(f"suite '{suite.name}': {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise KibanError(f"suite '{suite.name}': {path} is not UTF-8; restore the publisher's file") from None
-    reader = {"pairs": _pairs, "jcommonsenseqa": _jcommonsenseqa, "keico": _keico}[suite.format or "pairs"]
+    readers = {"pairs": _pairs, "choice": _choice, "jcommonsenseqa": _jcommonsenseqa, "keico": _keico}
+    reader = readers[suite.format or "pairs"]
     try:
         found = list(reader(suite, text))
     except (KeyError, ValueError, TypeError) as error:
@@ -108,7 +109,15 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
 
 def _pairs(suite: Suite, text: str) -> Iterator[Item]:
     for row in _lines(text):
-        yield Item(row["id"], "", (row["good"], row["bad"]), 0, row["phenomenon"])
+        yield Item(row["id"], row.get("context", ""), (row["good"], row["bad"]), 0, row["phenomenon"])
+
+
+def _choice(suite: Suite, text: str) -> Iterator[Item]:
+    for row in _lines(text):
+        choices, answer = tuple(row["choices"]), row["answer"]
+        if not 0 <= answer < len(choices):
+            raise ValueError(f"item {row['id']}: answer {answer} is none of its {len(choices)} choices")
+        yield Item(row["id"], suite.prompt.format(question=row["question"]), choices, answer, row["phenomenon"])
 
 
 def _jcommonsenseqa(suite: Suite, text: str) -> Iterator[Item]:
