@@ -1,6 +1,6 @@
-"""Environments of their own for the peers that Kiban is measured against: `.venv-transformers`, `.venv-torchtitan`.
+"""Environments of their own for the peers that Kiban is measured against: `.venv-transformers` and the like.
 
-    python benchmarks/peers.py            # makes both, or reuses them
+    python benchmarks/peers.py            # makes all, or reuses them
 
 A peer gets the very build of PyTorch that runs this script ("2.13.0+cpu", say), or none: pip then never fetches a CUDA
 build of several GB in its place. `TORCH_INDEX_URL` names the package index that has it, as in the Makefile.
@@ -20,10 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 WHOLE = {
     "transformers": ["transformers>=5,<6"],
     "torchtitan": ["triton", "tyro"],
+    "lm-eval": ["transformers>=5,<6", "lm-eval[hf]==0.4.13"],
 }
 BARE = {
     "transformers": [],
     "torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"],
+    "lm-eval": [],
 }
 
 
