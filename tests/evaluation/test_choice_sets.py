@@ -1,9 +1,9 @@
 """The questions of `bunka` and `senmon` are answered by knowing, not by their form.
 
 A baseline is near chance if the 95 % Wilson interval of its accuracy holds 1/4. Both ways: what is reliably worse than
-chance gives as much away to whoever turns it round. So the accuracy on 324 items must lie between 0.20 and 0.30, that on
-536 between 0.22 and 0.29. A baseline that gets x of the items for nothing has 1/4 + 3/4 x: at most an item in fifteen is
-given away.
+chance gives as much away to whoever turns it round. So the accuracy on 324 items must lie between 0.20 and 0.30, and on
+536 between 0.22 and 0.29. A baseline that gets a share x of the items for nothing has 1/4 + 3/4 x: at most one item in
+fifteen is given away.
 """
 
 import json
@@ -64,7 +64,10 @@ def test_the_suite_reads_its_items(name: str) -> None:
     least, each = SIZES[name]
     assert len(items) >= least
     assert min(Counter(item.by for item in items).values()) >= each
-    assert suite.card and (suites.HERE / "data" / suite.card).is_file()
+    assert suite.card
+    card = (suites.HERE / "data" / suite.card).read_text(encoding="utf-8")
+    assert f"Version {suite.version}. {len(items)} questions" in card
+    assert all(f"| {by} | {count} |" in card for by, count in Counter(item.by for item in items).items())
     assert all(row["source"] and row["rationale"] for row in rows(name))
     assert all(len(row["choices"]) == 4 for row in rows(name))
 
