@@ -15,7 +15,7 @@ from kiban.artifacts.errors import KibanError
 from kiban.model.attention import LatentCache
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.bpe import Tokenizer
-from kiban.tokenizer.special import BOS, END, EOS, NUM_SPECIAL
+from kiban.tokenizer.special import BOS, EOS, NUM_SPECIAL
 
 CHUNK_LOGITS = 2**24  # that are held at once
 
@@ -54,7 +54,7 @@ class KibanWords:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.lead = self.lead_alone = [BOS]
-        self.ends = {EOS, END}
+        self.ends = {EOS}
         self.encode = tokenizer.encode
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -103,7 +103,7 @@ class HuggingFaceWords:
         if first is None:
             raise KibanError("the tokenizer has neither a BOS nor an EOS token; a text has nothing to begin with")
         self.lead_alone = self.lead or [first]
-        self.ends = {tokenizer.eos_token_id} - {None}
+        self.ends: set[int] = {tokenizer.eos_token_id} - {None}
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
@@ -219,4 +219,7 @@ def load_hugging_face(folder: Path, dtype: torch.dtype | str = "auto") -> tuple[
             f"{folder}: the model has a vocabulary of {vocabulary}, the tokenizer one of {len(tokenizer)}; scores "
             "would mean nothing: use the tokenizer that it was trained with"
         )
-    return HuggingFaceBackbone(model), HuggingFaceWords(tokenizer)
+    words = HuggingFaceWords(tokenizer)
+    also = model.generation_config.eos_token_id
+    words.ends |= set(also) if isinstance(also, list) else {also} - {None}
+    return HuggingFaceBackbone(model), words

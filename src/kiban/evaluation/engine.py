@@ -140,7 +140,7 @@ def scale(suite: Suite, items: Sequence[Item], answers: Answers, advance: Advanc
 def generate(suite: Suite, items: Sequence[Item], answers: Answers, advance: Advance) -> Result:
     """`exact_match`: what was written, without white space around it, is the first reference (as lm-evaluation-harness
     has it). `exact_match_any`: normalised, it is any reference. `f1`: over characters, the best of the references."""
-    written = answers.generate([item.asked for item in items], suite.max_tokens, suite.stop, advance)
+    written = answers.generate([item.asked.rstrip() for item in items], suite.max_tokens, suite.stop, advance)
     rows: list[dict[str, Any]] = []
     for item, text in zip(items, written, strict=True):
         row: dict[str, Any] = {"id": item.id, "by": item.by, "prompt": item.prompt, "references": list(item.references)}
@@ -163,7 +163,7 @@ def generate(suite: Suite, items: Sequence[Item], answers: Answers, advance: Adv
 
 def keep_register(suite: Suite, items: Sequence[Item], answers: Answers, advance: Advance) -> Result:
     """The share of answers that pass every check of the register asked for, and of each check."""
-    written = answers.generate([item.asked for item in items], suite.max_tokens, suite.stop, advance)
+    written = answers.generate([item.asked.rstrip() for item in items], suite.max_tokens, suite.stop, advance)
     rows: list[dict[str, Any]] = []
     checks: dict[str, list[bool]] = defaultdict(list)
     for item, text in zip(items, written, strict=True):
