@@ -1,7 +1,7 @@
 """The questions of `bunka` and `senmon` are answered by knowing, not by their form.
 
 A baseline is near chance if the 95 % Wilson interval of its accuracy holds 1/4. Both ways: what is reliably worse than
-chance gives as much away to whoever turns it round. So the accuracy on 324 items must lie between 0.20 and 0.30, and on
+chance gives as much away to whoever turns it round. So the accuracy on 340 items must lie between 0.20 and 0.30, and on
 536 between 0.22 and 0.29. A baseline that gets a share x of the items for nothing has 1/4 + 3/4 x: at most one item in
 fifteen is given away.
 """
