@@ -39,7 +39,9 @@ def harness() -> Path:
 def model(folder: Path, texts: list[str]) -> Path:
     """An untrained model with a real vocabulary, whose tokenizer puts BOS before a text by itself, as the harness asks
     it for nothing else."""
-    words = Tokenizer.train(texts, 1500, may_be_smaller=True)
+    words = Tokenizer.train(["応答：\n"] * 9 + ["応答：箱"] * 20 + texts, 1500, may_be_smaller=True)
+    assert len(words.encode("：")) == 1
+    assert len(words.encode("応答：\n")) < len(words.encode("応答：")) + len(words.encode("\n"))  # joined at the cut
     config = preset("nano", words.vocab_size).model_copy(
         update={"num_hidden_layers": 2, "max_position_embeddings": 1024, "initializer_range": 0.1}
     )
