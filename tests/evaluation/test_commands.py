@@ -171,6 +171,12 @@ def test_wrong_calls_are_one_line(folder: Path, tmp_path: Path) -> None:
     assert "give a model's folder, or --endpoint" in error_of("run")
     assert "no such suite" in error_of("run", folder, "--suite", "nothing")
     assert "give SUITE=PATH" in error_of("run", folder, "--set", "keigo")
+    kept = ["--limit", "2", "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    said("run", folder, "--suite", "josuushi", "--tokens", "1000", *kept)
+    assert said_json("leaderboard", tmp_path / "out")["rows"][0]["tokens"] == 1000
+    assert "no item was asked of both" in error_of(
+        "run", folder, "--suite", "joshi", "--compare", tmp_path / "out", *kept
+    )
     assert "holds no results.json" in error_of("leaderboard", tmp_path)
     assert "no corpus" in error_of("run", folder, "--suite", "keigo", "--corpus", tmp_path)
     broken = tmp_path / "broken"
