@@ -39,7 +39,9 @@ def harness() -> Path:
 def model(folder: Path, texts: list[str]) -> Path:
     """An untrained model with a real vocabulary, whose tokenizer puts BOS before a text by itself, as the harness asks
     it for nothing else."""
-    words = Tokenizer.train(texts, 1500, may_be_smaller=True)
+    words = Tokenizer.train(["応答：\n"] * 9 + ["応答：箱"] * 20 + texts, 1500, may_be_smaller=True)
+    assert len(words.encode("：")) == 1
+    assert len(words.encode("応答：\n")) < len(words.encode("応答：")) + len(words.encode("\n"))  # joined at the cut
     config = preset("nano", words.vocab_size).model_copy(
         update={"num_hidden_layers": 2, "max_position_embeddings": 1024, "initializer_range": 0.1}
     )
@@ -63,18 +65,18 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_scores_are_those_of_the_harness(kiban_data: Path, tmp_path: Path) -> None:
     python = harness()
     sets = kiban_data / "eval" / "jglue"
-    questions = lines(sets / "jcommonsenseqa-v1.3" / "valid-v1.3.json")[:60]
+    questions = lines(sets / "jcommonsenseqa-v1.3" / "valid-v1.3.json")[:40]
     pairs = lines(sets / "jnli-v1.3" / "valid-v1.3.json")[:40]
     folder = model(tmp_path / "model", [json.dumps(row, ensure_ascii=False) for row in [*questions, *pairs]])
     answers = models.answers(folder)
 
     # Items as the suites have them.
     asked = {
-        "jcommonsenseqa": suite.items(suite.load("jcommonsenseqa"), _of(sets, "jcommonsenseqa"), "harness")[:60],
-        "own wording": suite.items(suite.load("jcommonsenseqa"), _of(sets, "jcommonsenseqa"))[:60],
+        "jcommonsenseqa": suite.items(suite.load("jcommonsenseqa"), _of(sets, "jcommonsenseqa"), "harness")[:40],
+        "own wording": suite.items(suite.load("jcommonsenseqa"), _of(sets, "jcommonsenseqa"))[:40],
         "jnli": suite.items(suite.load("jnli"), _of(sets, "jnli"))[:40],
-        "jsquad": suite.items(suite.load("jsquad"), _of(sets, "jsquad"))[:6],
-        "mgsm-ja": suite.items(suite.load("mgsm-ja"), kiban_data / "eval/mgsm-ja/mgsm_ja.tsv")[:6],
+        "jsquad": suite.items(suite.load("jsquad"), _of(sets, "jsquad"))[:4],
+        "mgsm-ja": suite.items(suite.load("mgsm-ja"), kiban_data / "eval/mgsm-ja/mgsm_ja.tsv")[:4],
     }
     written = answers.generate([item.asked.rstrip() for item in asked["jsquad"]], 256, ("\n\n",), lambda n: None)
     for number in (0, 3):  # so that an untrained model is right somewhere
@@ -139,7 +141,7 @@ def test_scores_are_those_of_the_harness(kiban_data: Path, tmp_path: Path) -> No
             if their is not None:
                 assert value.value == pytest.approx(their, abs=1e-6), f"{name}: {metric}"
     assert len([m for m in names.values() if f"{m},none" in theirs["own wording"]["metrics"]]) == 3
-    assert ours["jsquad"].metrics["exact_match"].value == pytest.approx(2 / 6)
+    assert ours["jsquad"].metrics["exact_match"].value == pytest.approx(2 / 4)
     assert theirs["mgsm-ja"]["metrics"]["acc,none"] == ours["mgsm-ja"].metrics["exact_match"].value
 
 

@@ -29,6 +29,7 @@ def run(
     set_path: Annotated[list[str] | None, typer.Option("--set", help="SUITE=PATH: where a set lies.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="A corpus: contamination, and its held-back documents.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's folder, if not the model's.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens trained on, where the folder does not say.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes of one thread each; 1: this one.")] = 1,
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens read at once.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that an endpoint may take.")] = 120.0,
@@ -71,11 +72,14 @@ def run(
         else:
             found = LocalModel(where, processes, batch_tokens)
         done = runs.evaluate(Answers(found, cache or default_cache()), plan, progress)
-        tokens = where.tokens_trained() if where else None
-        described = {"name": found.name, "digest": found.digest, "tokens_trained": tokens}
-        return done, described
+        trained = where.tokens_trained() if where else None
+        return done, {"name": found.name, "digest": found.digest, "tokens_trained": trained}
 
     done, described = asked(checkpoint)
+    if tokens is not None:
+        if described["tokens_trained"] not in (None, tokens):
+            raise KibanError(f"--tokens {tokens}: the model says that it was trained on {described['tokens_trained']}")
+        described["tokens_trained"] = tokens
     folder = out or Path("evaluation") / str(described["name"]).replace("/", "-")
     content = done.results | {"model": described}
     if compare is not None:
@@ -85,7 +89,12 @@ def run(
         else:
             second, about = asked(compare)
             theirs, other = second.rows, about["name"]
-        content["compared"] = {"with": other, "suites": runs.compare(theirs, done.rows)}
+        apart = runs.compare(theirs, done.rows)
+        if not apart:
+            raise KibanError(
+                f"{compare}: no item was asked of both in the same way; run the same suites, or name a model"
+            )
+        content["compared"] = {"with": other, "suites": apart}
     folder.mkdir(parents=True, exist_ok=True)
     results.write_items(folder / results.ITEMS, done.rows)
     write_json(folder / results.RESULTS, content)

@@ -61,9 +61,10 @@ class Scorer:
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """For (context, continuation): log p(continuation | BOS context) in nats, and its number of tokens.
 
-        White space at the end of the context belongs to the continuation, and the two are encoded together
-        (lm-evaluation-harness, api/model.py); what is not a whole token of the context counts for the continuation, so
-        that no cut inside a token gives the text away. A context too long for the model is cut off at the left.
+        White space at the end of the context belongs to the continuation. The two are encoded together; what goes
+        beyond as many tokens as the context alone has is the continuation, and the context's own tokens stand before it
+        (as in lm-evaluation-harness, api/model.py). But a token that joins the two counts for the continuation, so that
+        no cut gives it away. A context too long for the model is cut off at the left.
 
         Raises:
             KibanError: if a continuation has no token, or exceeds the model's context.
@@ -71,10 +72,8 @@ class Scorer:
         sequences, counted = [], []
         for context, continuation in pairs:
             stripped = context.rstrip()
-            whole = self.words.encode(context + continuation)
-            before = self._encode(stripped)
-            common = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
-            fresh = len(whole) - min(common, len(whole))
+            before, after = self._divided(stripped, context, continuation)
+            fresh = len(after)
             if not fresh:
                 raise KibanError(f"the choice '{continuation}' adds no token to what stands before it")
             if fresh > self.context:
@@ -83,10 +82,21 @@ class Scorer:
                 )
             lead = self.words.lead if stripped else self.words.lead_alone
             # The last token is not read, only asked for: it takes no room.
-            sequences.append([*lead, *whole][-self.context - 1 :])
+            sequences.append([*lead, *before, *after][-self.context - 1 :])
             counted.append(fresh)
         scores = self._scores(sequences, counted)
         return [(sum(score), n) for score, n in zip(scores, counted, strict=True)]
+
+    def _divided(self, stripped: str, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """The tokens of the context and of the continuation."""
+        before, whole = self._encode(stripped), self.words.encode(context + continuation)
+        n = len(before)
+        if whole[:n] != before:
+            # Does a token join white space to the context, or some of the continuation?
+            joins_space_alone = n < len(whole) and context.startswith(self.words.decode(whole[:n]))
+            if not joins_space_alone:
+                n = _common(before, whole)
+        return before[:n], whole[n:]
 
     def texts(self, texts: Sequence[str]) -> list[TextScore]:
         """Whole texts of any length, by windows with half a context of stride: each token is scored once, in the window

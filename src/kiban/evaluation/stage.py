@@ -9,7 +9,13 @@ from kiban.artifacts.progress import Progress
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
 
-OWN = ("bits-per-character", "keigo", "joshi", "josuushi")
+
+def own_suites() -> tuple[str, ...]:
+    """Held-back text, and the choices and pairs that come with Kiban."""
+    from kiban.evaluation import suite
+
+    found = map(suite.load, suite.names())
+    return ("bits-per-character", *(s.name for s in found if s.rule in ("pairs", "choice") and not s.external))
 
 
 class EvaluationSettings(Settings):
@@ -18,7 +24,7 @@ class EvaluationSettings(Settings):
     `limit` bounds the items of each suite; which ones is the same for every model.
     """
 
-    suites: tuple[str, ...] = OWN
+    suites: tuple[str, ...] = Field(default_factory=own_suites)
     limit: int | None = Field(default=None, gt=0)
 
 
