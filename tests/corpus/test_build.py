@@ -247,7 +247,7 @@ def test_a_source_all_in_the_wrong_encoding(tmp_path: Path) -> None:
 
 def test_euc_jp_is_not_taken_for_cp932(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(f"あい\nうえ\n\n{'あいうえおかきくけこさしすせそ。' * 9}".encode("euc_jp"))
-    assert "EUC-JP" in error_of(tmp_path, source_of("own", tmp_path / "a.txt", "aozora"))
+    assert "EUC-JP" in error_of(tmp_path, source_of("own", tmp_path / "a.txt", "aozora", encoding="cp932"))
 
 
 @pytest.mark.parametrize(

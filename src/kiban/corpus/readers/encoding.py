@@ -24,7 +24,8 @@ KANA = re.compile("[ぁ-んァ-ヶー、。]")
 UNLIKELY = re.compile("[｡-ﾟ\ue000-\uf8ff\x80-\x9f]")
 # CP932 has the bytes 80, A0 and FD to FF for no character; Python gives them these.
 NO_CP932 = re.compile("[\x80\xa0\uf8f1-\uf8f3]")
-LOOKED_AT = 20_000
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+LOOKED_AT = 4_000
 
 
 def decode(data: bytes, encoding: str, declared: str = "") -> str:
@@ -48,11 +49,11 @@ def decode(data: bytes, encoding: str, declared: str = "") -> str:
     else:
         iso = _try(data, "iso2022_jp_ext") if ISO_2022_ESCAPE.search(data) else None
         return text if iso is None else iso
-    found = [text for name in ("cp932", "euc_jp") if (text := _try(data, name)) is not None and _likely(text) > 0]
-    if not found:
+    found = [(_likely(text), text) for name in ("cp932", "euc_jp") if (text := _try(data, name)) is not None]
+    if not found or max(found)[0] <= 0:
         why = f"{first.reason} at byte {first.start} as UTF-8, and neither CP932, EUC-JP nor ISO-2022-JP"
         raise UnicodeDecodeError("detect", data[first.start : first.start + 1], 0, 1, why)
-    return max(found, key=_likely)
+    return max(found)[1]
 
 
 def _try(data: bytes, name: str) -> str | None:
@@ -66,5 +67,5 @@ def _try(data: bytes, name: str) -> str | None:
 def _likely(text: str) -> float:
     """How much like Japanese: kana and 、。 less half-width kana and private use, over all but ASCII."""
     looked_at = text[:LOOKED_AT]
-    foreign = sum(not character.isascii() for character in looked_at)
+    foreign = len(NOT_ASCII.findall(looked_at))
     return (len(KANA.findall(looked_at)) - len(UNLIKELY.findall(looked_at)) + 0.25 * foreign) / max(foreign, 1)
