@@ -6,6 +6,7 @@ round-trips, since all that is not merged stays bytes.
 """
 
 import base64
+from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -59,8 +60,8 @@ class Tokenizer:
         known = [*(bytes([byte]) for byte in range(256)), *self.tokens]
         if len(set(known)) != len(known):
             raise ValueError("two tokens are the same bytes")
-        self._tables = Tables.of(known, NUM_SPECIAL)
-        self._bytes_of = [*(name.encode() for name in SPECIAL), *known]
+        self._tables = Tables.of(known, list(SPECIAL))
+        self._known = known
 
     @property
     def vocab_size(self) -> int:
@@ -134,16 +135,17 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Raises KibanError for an id that is not in the vocabulary."""
-        if (
-            isinstance(ids, np.ndarray)
-            and len(ids)
-            and NUM_SPECIAL <= int(ids.min()) <= int(ids.max()) < self.vocab_size
-        ):
-            return self._tables.decode(ids)
-        given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        if given and not 0 <= min(given) <= max(given) < self.vocab_size:
-            raise KibanError(f"there is no token {min(given) if min(given) < 0 else max(given)} in {self.vocab_size}")
-        return b"".join(map(self._bytes_of.__getitem__, given))
+        if not isinstance(ids, np.ndarray):
+            try:
+                ids = np.frombuffer(array("I", ids), np.uint32)
+            except OverflowError:
+                raise KibanError("a token id is negative, or larger than any vocabulary") from None
+        if not len(ids):
+            return b""
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            worst = ids.min() if ids.min() < 0 else ids.max()
+            raise KibanError(f"there is no token {worst} in a vocabulary of {self.vocab_size}")
+        return self._tables.decode(ids.astype(np.uint32, copy=False))
 
     def chat_tokens(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation: <|bos|>, then <|role|> content <|end|> for each message.
@@ -181,7 +183,7 @@ class Tokenizer:
 
     def ranks(self) -> dict[bytes, int]:
         """Ids by bytes, as tiktoken takes them."""
-        return {token: NUM_SPECIAL + i for i, token in enumerate(self._bytes_of[NUM_SPECIAL:])}
+        return {token: NUM_SPECIAL + i for i, token in enumerate(self._known)}
 
     def hugging_face(self) -> "tokenizers.Tokenizer":
         """The same tokenizer for the `tokenizers` library. Its merges are all pairs of tokens that together are a
@@ -203,7 +205,7 @@ class Tokenizer:
         return made
 
     def _merges(self) -> list[tuple[bytes, bytes]]:
-        known = set(self._bytes_of[NUM_SPECIAL:])
+        known = set(self._known)
         return [
             (token[:i], token[i:])
             for token in self.tokens
@@ -257,7 +259,7 @@ class Tokenizer:
         if vocabulary <= FIRST_MERGE:
             raise KibanError(f"a vocabulary of {vocabulary} holds no merge; take more than {FIRST_MERGE}")
         try:
-            tokens = learn_tokens(texts, vocabulary - FIRST_MERGE, second_stage, NUM_SPECIAL)
+            tokens = learn_tokens(texts, vocabulary - FIRST_MERGE, second_stage, list(SPECIAL))
         except UnicodeEncodeError as error:
             raise KibanError(f"character {error.start} of a text is a lone surrogate; repair the text first") from None
         if len(tokens) < vocabulary - FIRST_MERGE and not may_be_smaller:

@@ -1,9 +1,9 @@
 """The encoder and decoder: kernels over UTF-8 bytes, and the tables they read.
 
-The rule is tiktoken's: within a piece, the adjacent pair whose bytes together are the token of the lowest rank is merged
-first, the leftmost of equals, until no pair makes a token; a piece that is a token is that token. Every token is either
-within one character (a byte, or a prefix of its bytes, or all of them) or whole characters, and the former rank below
-the latter, so characters can be looked up at once and merges start from them.
+The rule is tiktoken's: within a piece, the adjacent pair whose bytes together are the token of the lowest rank is
+merged first, the leftmost of equals, until no pair makes a token; a piece that is a token is that token. Every token is
+either within one character (a byte, or a prefix of its bytes, or all of them) or whole characters, and the former rank
+below the latter, so characters can be looked up at once and merges start from them.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,9 @@ NONE = np.int32(2**31 - 1)
 @dataclass(frozen=True)
 class Tables:
     """`character`: the id of a character of the basic plane, or -1. `pairs`: an open-addressing table (int64) of
-    left << 40 | right << 20 | the id of both together, -1 where empty. `whole`: hashes of tokens that their own merges do not
-    lead to. `data`, `starts`: the bytes of the tokens one after another. `first`: the id of byte 0."""
+    left << 40 | right << 20 | the id of both together, -1 where empty. `whole`: hashes of tokens that their own
+    merges do not lead to. `data`, `starts`: the bytes of all
+    tokens, special ones first, one after another. `first`: the id of byte 0."""
 
     character: np.ndarray
     pairs: np.ndarray
@@ -36,12 +37,13 @@ class Tables:
     first: int
 
     @staticmethod
-    def of(tokens: Sequence[bytes], first: int) -> "Tables":
-        """For tokens with the ids first, first + 1, ...; the first 256 are the bytes.
+    def of(tokens: Sequence[bytes], special: Sequence[str]) -> "Tables":
+        """For tokens that follow the special ones; the first 256 are the bytes.
 
         Raises:
             ValueError: if a token is neither within one character nor whole characters, or ranks are not in that order.
         """
+        first = len(special)
         character = np.full(0x10000, -1, np.int32)
         prefixes: list[tuple[int, int, int]] = []
         ids = {token: first + i for i, token in enumerate(tokens)}
@@ -64,8 +66,9 @@ class Tables:
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         offsets = np.concatenate([[0], ends]).astype(np.int64)
         pairs = _pairs(points, offsets, np.array(prefixes, np.int64).reshape(-1, 3), first)
-        data = np.frombuffer(b"".join(tokens), np.uint8)
-        starts = np.concatenate([[0], np.cumsum([len(token) for token in tokens])]).astype(np.int64)
+        spelt = [*(name.encode() for name in special), *tokens]
+        data = np.frombuffer(b"".join(spelt), np.uint8)
+        starts = np.concatenate([[0], np.cumsum([len(token) for token in spelt])]).astype(np.int64)
         whole_ids = np.array(list(_not_reached(points, offsets, character, pairs, first)), np.int32)
         hashes = np.array([_hash(texts[i]) for i in whole_ids], np.uint64)
         order = np.argsort(hashes)
@@ -91,8 +94,8 @@ class Tables:
         return out[:total], ends
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The bytes of tokens; ids (uint32) must be known and not special."""
-        return _decode(ids, self.data, self.starts, self.first).tobytes()  # type: ignore[no-any-return]
+        """The bytes of tokens, those of special ones by name; ids (uint32) must be known."""
+        return bytes(_decode(ids, self.data, self.starts).data)
 
 
 def _hash(text: str) -> int:
@@ -170,12 +173,14 @@ def _merged(symbols: Any, ranks: Any, n: int, pairs: Any) -> Any:
     for i in range(n - 1):
         ranks[i] = _together(pairs, symbols[i], symbols[i + 1])
     while n > 1:
-        best, at = NONE, 0
-        for i in range(n - 1):
-            if ranks[i] < best:
-                best, at = ranks[i], i
+        best = NONE
+        for i in range(n - 1):  # apart from the search for its place, so that it is vectorised
+            best = min(best, ranks[i])
         if best == NONE:
             break
+        at = 0
+        while ranks[at] != best:
+            at += 1
         symbols[at] = best
         n -= 1
         for i in range(at + 1, n):
@@ -229,7 +234,7 @@ def _not_reached(points: Any, offsets: Any, character: Any, pairs: Any, first: i
         for i in range(offsets[t], offsets[t + 1]):
             n = _spelt(points[i], symbols, n, character, pairs, first)
         if _merged(symbols, ranks, n, pairs) != 1:
-            found.append(t)
+            found.append(np.int64(t))
     return found
 
 
@@ -314,16 +319,14 @@ def _encode(
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(ids: Any, data: Any, starts: Any, first: int) -> Any:
+def _decode(ids: Any, data: Any, starts: Any) -> Any:
     size = 0
     for i in range(len(ids)):
-        t = np.int64(ids[i]) - first
-        size += starts[t + 1] - starts[t]
+        size += starts[ids[i] + 1] - starts[ids[i]]
     out = np.empty(size, np.uint8)
     to = 0
     for i in range(len(ids)):
-        t = np.int64(ids[i]) - first
-        for k in range(starts[t], starts[t + 1]):
+        for k in range(starts[ids[i]], starts[ids[i] + 1]):
             out[to] = data[k]
             to += 1
     return out

@@ -24,7 +24,7 @@ def learn(
         hashes, sizes: of the symbols that there are: `hash_of` their characters (uint64), and how many.
         longest: characters of a token at most.
     """
-    return _learn(symbols, weights, hashes, sizes, room, longest)  # type: ignore[no-any-return]
+    return _learn(symbols, weights, hashes, sizes, room, longest)
 
 
 @numba.njit(inline="always")
@@ -79,7 +79,7 @@ def _learn(symbols: Any, weights: Any, hashes: Any, sizes: Any, room: int, longe
     # Lists of places: a node is a place and the next node. A stale one is told by the symbols that stand there.
     keys, counts, heads = np.full(1 << 20, -1, np.int64), np.zeros(1 << 20, np.int64), np.full(1 << 20, -1, np.int32)
     node_place, node_next = np.empty(n + 1024, np.int32), np.empty(n + 1024, np.int32)
-    num_nodes, free = 0, -1
+    num_nodes, free = np.int64(0), np.int64(-1)
     used = 0
     for i in range(1, n - 1):
         a, b = symbols[i], symbols[i + 1]
@@ -117,7 +117,7 @@ def _learn(symbols: Any, weights: Any, hashes: Any, sizes: Any, room: int, longe
         spelt = hash_[a] * _power(BASE, size[b]) + hash_[b]
         known = spelt in token_of
         if known:
-            new = token_of[spelt]
+            new: Any = token_of[spelt]
         else:
             new = np.int32(first + made)
             token_of[spelt] = new
@@ -137,10 +137,11 @@ def _learn(symbols: Any, weights: Any, hashes: Any, sizes: Any, room: int, longe
                 places.append(i)
             following = node_next[node]
             node_next[node] = free
-            free = node
+            free = np.int64(node)
             node = following
         places.sort()
-        for i in places:
+        for place in places:
+            i = int(place)
             j = after[i]
             if symbols[i] != a or symbols[j] != b:
                 continue
@@ -173,9 +174,9 @@ def _learn(symbols: Any, weights: Any, hashes: Any, sizes: Any, room: int, longe
                 counts[s] += w
                 if free >= 0:
                     node = free
-                    free = node_next[node]
+                    free = np.int64(node_next[node])
                 else:
-                    node = num_nodes
+                    node = np.int32(num_nodes)
                     num_nodes += 1
                     if num_nodes > len(node_place):
                         more_place, more_next = np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32)

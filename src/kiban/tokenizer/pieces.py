@@ -6,8 +6,8 @@ line ends, line end and indentation at its head. The first stage of training cou
 clauses, so merges reach over the edges of words where they pay; text is then encoded by clauses (as SuperBPE does:
 Liu et al., arXiv 2503.13423). Tokenizers of one stage encode by words.
 
-All classes are explicit ranges of code points: no engine's version of Unicode matters. No pattern looks around and every
-run is bounded, so each engine takes linear time, and memory that does not depend on the longest run of the text.
+All classes are explicit ranges of code points: no engine's version of Unicode matters. No pattern looks around and
+every run is bounded, so each engine takes linear time, and memory that does not depend on the longest run of the text.
 """
 
 from typing import Any
@@ -56,7 +56,8 @@ def _escaped(character: str) -> str:
 _NAMED = (NEWLINE, SPACE, BLANK, DIGIT, HAN, HIRAGANA, KATAKANA, LONG, LATIN, CLOSE, MARK)
 CLAUSES = "|".join(
     (
-        f"{_set(NEWLINE)}{{0,{NEWLINES}}}{_set(NEWLINE, DIGIT, CLOSE, negated=True)}{{1,{LONGEST}}}{_set(CLOSE)}{{0,{CLOSING}}}",
+        f"{_set(NEWLINE)}{{0,{NEWLINES}}}{_set(NEWLINE, DIGIT, CLOSE, negated=True)}{{1,{LONGEST}}}"
+        f"{_set(CLOSE)}{{0,{CLOSING}}}",
         f"{_set(NEWLINE)}{{1,{NEWLINES}}}",
         f"{_set(CLOSE)}{{1,{CLOSING}}}",
         f"{_set(DIGIT)}{{1,{DIGITS}}}",

@@ -5,7 +5,7 @@ compete with merges for their places by the same measure, their count, as if all
 below merges, which changes no encoding, since no merge reaches into a character.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numba
@@ -18,12 +18,12 @@ from kiban.tokenizer.learning import BASE, hash_of, learn
 LONGEST_TOKEN = 16  # characters
 
 
-def learn_tokens(texts: Iterable[str], room: int, second_stage: float, first: int) -> list[bytes]:
+def learn_tokens(texts: Iterable[str], room: int, second_stage: float, special: Sequence[str]) -> list[bytes]:
     """The tokens beyond the bytes, in order of rank: `room` of them, fewer if no pair occurs twice any more.
 
     Args:
         second_stage: the share of `room` that is learnt over clauses; 0 for a tokenizer by words.
-        first: the id of byte 0.
+        special: the special tokens, whose ids come first.
     """
     words = PieceCounts(by_clauses=False)
     clauses = PieceCounts(by_clauses=True)
@@ -33,7 +33,7 @@ def learn_tokens(texts: Iterable[str], room: int, second_stage: float, first: in
             clauses.add(text)
     tokens = _within_words(words, room - int(room * second_stage))
     if second_stage and len(tokens) < room:
-        tokens += _over_clauses(clauses, tokens, room - len(tokens), first)
+        tokens += _over_clauses(clauses, tokens, room - len(tokens), special)
     return tokens
 
 
@@ -61,9 +61,9 @@ def _within_words(words: PieceCounts, room: int) -> list[bytes]:
     return kept + spelt_of[len(characters) : len(characters) + room - len(kept)]
 
 
-def _over_clauses(clauses: PieceCounts, tokens: list[bytes], room: int, first: int) -> list[bytes]:
+def _over_clauses(clauses: PieceCounts, tokens: list[bytes], room: int, special: Sequence[str]) -> list[bytes]:
     known = [bytes([byte]) for byte in range(256)] + tokens
-    tables = Tables.of(known, first)
+    tables = Tables.of(known, special)
     texts = [token.decode(errors="ignore") for token in known]
     sizes = np.array([len(text) for text in texts], np.int32)
     points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
@@ -73,7 +73,7 @@ def _over_clauses(clauses: PieceCounts, tokens: list[bytes], room: int, first: i
     for i in np.flatnonzero(sizes == 0):
         hashes[i] = i  # a part of a character
     symbols, weights = _encoded(
-        clauses.points, clauses.starts, clauses.counts, tables.character, tables.pairs, first, sizes
+        clauses.points, clauses.starts, clauses.counts, tables.character, tables.pairs, tables.first, sizes
     )
     merges, _ = learn(symbols, weights, hashes, sizes, room, LONGEST_TOKEN)
     spelt_of = list(known)
