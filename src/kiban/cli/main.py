@@ -18,6 +18,7 @@ from kiban.cli.init import init
 from kiban.cli.robot import app as robot_app
 from kiban.cli.run import report, run, status
 from kiban.cli.serve import chat, serve
+from kiban.cli.tokenizer import app as tokenizer_app
 from kiban.cli.trace import trace
 from kiban.cli.train import tokens, train
 from kiban.cli.verify import verify
@@ -38,6 +39,7 @@ for command in (init, run, status, report, trace, export, tokens, train, verify,
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(robot_app, name="robot")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 
 def _version(wanted: bool) -> None:

@@ -73,8 +73,8 @@ def _found(made: dict[str, Artifact], what: str) -> Iterator[dict[str, Any]]:
 def _documents(
     corpus: Artifact, what: str, ids: list[str] | None = None, held_back: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Documents of the corpus with that id or passage; of these `ids` where they are given; of the held-back ones alone,
-    or of all."""
+    """Documents of the corpus with that id or passage; of these `ids` where they are given; of the held-back
+    ones alone, or of all."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -157,9 +157,8 @@ def _show(document: dict[str, Any]) -> None:
         steps = ", ".join(str(step) for step in document["steps"][:12])
         more = f" and {len(document['steps']) - 12} more" if len(document["steps"]) > 12 else ""
         print(f"  training   read in step {steps}{more} of {document['checkpoint'][:19]}")
-        print(
-            f"  tokens     {document['tokens']} from {document['token_offset']} on, in {', '.join(document['token_shards'])}"
-        )
+        shards = ", ".join(document["token_shards"])
+        print(f"  tokens     {document['tokens']} from {document['token_offset']} on, in {shards}")
         if document["checkpoints"]:
             print(f"  kept in    checkpoints of steps {', '.join(map(str, document['checkpoints']))}")
     else:

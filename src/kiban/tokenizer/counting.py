@@ -7,9 +7,9 @@ bound whatever the length of the stream, and what is frequent stays.
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from kiban.tokenizer.kernel import kernel
 from kiban.tokenizer.pieces import CLASS, class_of, end_of_piece
 
 MOST_CHARACTERS = 96_000_000  # of distinct pieces: 400 MB
@@ -88,7 +88,7 @@ def _grown(array: np.ndarray) -> np.ndarray:
     return larger
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _count(
     text: Any,
     table: Any,
@@ -137,7 +137,7 @@ def _count(
     return at, num
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _forget(points: Any, starts: Any, counts: Any, keys: Any, num: int, rarest: int) -> Any:
     kept = 0
     to = 0
@@ -153,7 +153,7 @@ def _forget(points: Any, starts: Any, counts: Any, keys: Any, num: int, rarest: 
     return kept
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _fill(slots: Any, keys: Any, num: int) -> None:
     mask = len(slots) - 1
     for piece in range(num):

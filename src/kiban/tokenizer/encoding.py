@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.tokenizer.kernel import kernel
 from kiban.tokenizer.learning import BASE, hash_of
 from kiban.tokenizer.pieces import CLASS, LONGEST, class_of, end_of_piece
 
@@ -130,7 +131,7 @@ def _together(pairs: Any, left: Any, right: Any) -> Any:
     return NONE if entry == -1 else np.int32(entry & 0xFFFFF)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _pairs(points: Any, offsets: Any, prefixes: Any, first: int) -> Any:
     """The table of `prefixes` (left, right, both) and of every pair of tokens of whole characters that together are a
     token."""
@@ -167,7 +168,7 @@ def _pairs(points: Any, offsets: Any, prefixes: Any, first: int) -> Any:
     return pairs
 
 
-@numba.njit(nogil=True)
+@kernel
 def _merged(symbols: Any, ranks: Any, n: int, pairs: Any) -> Any:
     """Merges the first n `symbols` in place; how many are left. `ranks`: work space."""
     for i in range(n - 1):
@@ -193,7 +194,7 @@ def _merged(symbols: Any, ranks: Any, n: int, pairs: Any) -> Any:
     return n
 
 
-@numba.njit(nogil=True)
+@kernel
 def _spelt(point: Any, symbols: Any, n: int, character: Any, pairs: Any, first: int) -> Any:
     """Appends the ids of one character to the n `symbols`; how many there are then."""
     if point < 0x10000 and character[point] >= 0:
@@ -221,7 +222,7 @@ def _spelt(point: Any, symbols: Any, n: int, character: Any, pairs: Any, first: 
     return n + 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _not_reached(points: Any, offsets: Any, character: Any, pairs: Any, first: int) -> Any:
     """Numbers of tokens of several characters that merging their own characters does not lead to."""
     found = [np.int64(0)]
@@ -238,7 +239,7 @@ def _not_reached(points: Any, offsets: Any, character: Any, pairs: Any, first: i
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def symbols_of(points: Any, character: Any, pairs: Any, first: int, symbols: Any, ranks: Any) -> Any:
     """Ids of a piece given as code points, into `symbols`; how many."""
     n = 0
@@ -247,7 +248,7 @@ def symbols_of(points: Any, character: Any, pairs: Any, first: int, symbols: Any
     return _merged(symbols, ranks, n, pairs)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _encode(
     data: Any,
     offsets: Any,
@@ -318,7 +319,7 @@ def _encode(
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _decode(ids: Any, data: Any, starts: Any) -> Any:
     size = 0
     for i in range(len(ids)):

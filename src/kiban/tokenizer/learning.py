@@ -11,6 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.tokenizer.kernel import kernel
+
 
 def learn(
     symbols: np.ndarray, weights: np.ndarray, hashes: np.ndarray, sizes: np.ndarray, room: int, longest: int
@@ -53,7 +55,7 @@ def _find(keys: Any, key: Any) -> Any:
     return slot
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _rehashed(keys: Any, counts: Any, heads: Any) -> Any:
     more = 2 * len(keys)
     k, c, h = np.full(more, -1, np.int64), np.zeros(more, np.int64), np.full(more, -1, np.int32)
@@ -64,7 +66,7 @@ def _rehashed(keys: Any, counts: Any, heads: Any) -> Any:
     return k, c, h
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _learn(symbols: Any, weights: Any, hashes: Any, sizes: Any, room: int, longest: int) -> Any:
     n = len(symbols)
     before, after = np.empty(n, np.int32), np.empty(n, np.int32)

@@ -11,6 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.tokenizer.kernel import kernel
+
 BITS = 1 << 20  # of a block: a seventh of them set by BLOCK characters of Japanese
 BLOCK = 1 << 18  # characters
 FILE = "passages.bin"
@@ -71,14 +73,14 @@ def _bit(a: Any, b: Any, c: Any) -> Any:
     return np.int64(h >> np.uint64(44))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _mark(points: Any, bits: Any) -> None:
     for i in range(len(points) - 2):
         at = _bit(points[i], points[i + 1], points[i + 2])
         bits[at >> 3] |= np.uint8(1 << (at & 7))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _possible(points: Any, bits: Any) -> Any:
     found = np.ones(len(bits), np.bool_)
     for block in range(len(bits)):

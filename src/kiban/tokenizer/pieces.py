@@ -15,6 +15,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.tokenizer.kernel import kernel
+
 NEWLINE, SPACE, BLANK, DIGIT, HAN, HIRAGANA, KATAKANA, LONG, LATIN, CLOSE, MARK, OTHER = range(12)
 LONGEST = 256  # characters of a clause before its closing marks
 RUN = 64  # of a word's parts
@@ -101,7 +103,7 @@ def class_of(table: Any, point: Any) -> Any:
     return np.uint8(HAN) if 0x20000 <= point <= 0x3FFFD else np.uint8(OTHER)
 
 
-@numba.njit(nogil=True)
+@kernel
 def end_of_piece(classes: Any, i: int, stop: int, by_clauses: bool) -> Any:
     """Where the piece that begins at `i` ends. `classes`: uint8, one a character."""
     c = classes[i]
@@ -156,7 +158,7 @@ def end_of_piece(classes: Any, i: int, stop: int, by_clauses: bool) -> Any:
     return _end_of_other(classes, i, stop)
 
 
-@numba.njit(nogil=True)
+@kernel
 def _end_of_other(classes: Any, i: int, stop: int) -> Any:
     """Of a piece by WORDS that begins with a blank, a mark, a Latin or another letter."""
     c = classes[i]

@@ -8,11 +8,11 @@ below merges, which changes no encoding, since no merge reaches into a character
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from kiban.tokenizer.counting import PieceCounts
 from kiban.tokenizer.encoding import Tables, symbols_of
+from kiban.tokenizer.kernel import kernel
 from kiban.tokenizer.learning import BASE, hash_of, learn
 
 LONGEST_TOKEN = 16  # characters
@@ -89,7 +89,7 @@ def _characters(words: PieceCounts) -> tuple[np.ndarray, np.ndarray]:
     return characters, totals[characters]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _character_counts(points: Any, starts: Any, counts: Any) -> Any:
     totals = np.zeros(0x110000, np.int64)
     for piece in range(len(counts)):
@@ -98,7 +98,7 @@ def _character_counts(points: Any, starts: Any, counts: Any) -> Any:
     return totals
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _laid_out(points: Any, starts: Any, counts: Any, symbol: Any) -> Any:
     n = len(points) + len(counts) + 1
     symbols, weights = np.full(n, -1, np.int32), np.zeros(n, np.int32)
@@ -112,7 +112,7 @@ def _laid_out(points: Any, starts: Any, counts: Any, symbol: Any) -> Any:
     return symbols, weights
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _encoded(points: Any, starts: Any, counts: Any, character: Any, pairs: Any, first: int, sizes: Any) -> Any:
     """Pieces as numbers of tokens, -1 between them and in the place of parts of characters."""
     n = 4 * 2048
@@ -134,7 +134,7 @@ def _encoded(points: Any, starts: Any, counts: Any, character: Any, pairs: Any, 
     return symbols[: to + 1].copy(), weights[: to + 1].copy()
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _token_hashes(hashes: Any, starts: Any) -> Any:
     out = np.zeros(len(starts) - 1, np.uint64)
     for t in range(len(out)):
