@@ -42,7 +42,10 @@ class PieceCounts:
 
     def add(self, text: str) -> None:
         """Raises UnicodeEncodeError for a lone surrogate."""
-        points = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int32)
+        for start in range(0, len(text), SLICE):  # so that one very long text takes no more memory than many
+            self._add(np.frombuffer(text[start : start + SLICE].encode("utf-32-le"), np.uint32).astype(np.int32))
+
+    def _add(self, points: np.ndarray) -> None:
         at = 0
         while True:
             at, self._num = _count(
@@ -79,6 +82,7 @@ class PieceCounts:
             _fill(self._slots, self._keys, self._num)
 
 
+SLICE = 1 << 20  # characters counted at a time; a piece ends where a slice does
 CHUNK = 4096  # room that a call of `_count` asks for
 
 
