@@ -1,5 +1,7 @@
 """The architecture's parts against plain versions of themselves. `test_hf.py` holds the whole against transformers'."""
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from kiban.model.grouped import grouped_linear
 from kiban.model.layers import RMSNorm
 from kiban.model.loss import CHUNK_LOGITS, linear_cross_entropy
 from kiban.model.moe import MoE, balance_loss
-from kiban.model.presets import PRESETS, preset
+from kiban.model.presets import PRESETS, SPARSE_WIDTH, of_width, preset
 from kiban.model.rope import rope_tables, rotate
 from kiban.model.transformer import Transformer
 
@@ -311,6 +313,21 @@ def test_presets_have_the_sizes_that_are_promised(name: str) -> None:
     assert active_low <= parameters.active <= active_high
 
 
+def test_the_documented_presets_are_those_of_the_rule() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:8]]
+        for line in page.splitlines()
+        if line.startswith("| `") and line.split("`")[1] in PRESETS
+    }
+    assert list(rows) == list(PRESETS)
+    for name, cells in rows.items():
+        c = preset(name)
+        experts = f"{c.n_routed_experts} of {c.moe_intermediate_size:,}, {c.num_experts_per_tok}"
+        numbers = [f"{n:,}" for n in (c.hidden_size, c.num_hidden_layers, c.num_attention_heads)]
+        assert cells == [*numbers, experts, f"{c.max_position_embeddings:,}", f"{c.vocab_size:,}"]
+
+
 SIZES = {
     "nano": (0, 12e6, 2e6, 4e6),
     "tiny": (30e6, 40e6, 0, 40e6),
@@ -319,6 +336,25 @@ SIZES = {
     "large": (95e9, 105e9, 9.5e9, 10.5e9),
     "trillion": (1.0e12, 1.1e12, 31e9, 33e9),
 }
+
+
+def test_the_rule_holds_at_every_width() -> None:
+    widths = range(256, 8192 + 1, 128)
+    configs = [of_width(width) for width in widths]
+    for smaller, larger in itertools.pairwise(configs):
+        assert smaller.parameters().total < larger.parameters().total
+        sparser = larger.hidden_size == SPARSE_WIDTH  # there queries are compressed, and a token costs less
+        assert sparser or smaller.parameters().active < larger.parameters().active
+    for width, config in zip(widths, configs, strict=True):
+        assert config.moe_intermediate_size % 128 == config.n_routed_experts % 8 == 0
+        assert 0.2 <= config.moe_intermediate_size / width <= 0.5
+        assert 62 <= width / config.num_hidden_layers <= 119
+    kimi_k2 = {"num_hidden_layers": 61, "num_attention_heads": 64, "n_routed_experts": 384, "num_experts_per_tok": 8}
+    kimi_k2 |= {"moe_intermediate_size": 2048, "intermediate_size": 18432, "q_lora_rank": 1536, "kv_lora_rank": 512}
+    assert preset("trillion").model_dump() | kimi_k2 == preset("trillion").model_dump()
+    for width in (128, 300, 0, -256):
+        with pytest.raises(KibanError, match="multiple of 128"):
+            of_width(width)
 
 
 def test_an_unknown_preset_and_impossible_numbers_are_named() -> None:

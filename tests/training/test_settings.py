@@ -27,7 +27,7 @@ def test_mistyped_tokens_are_refused(written: object) -> None:
 
 def test_what_is_not_set_follows_from_the_preset() -> None:
     nano = TrainingSettings().resolved(preset("nano"))
-    assert nano.sequence_length == PRESETS["nano"].context
+    assert nano.sequence_length == preset("nano").max_position_embeddings
     trillion = TrainingSettings(preset="trillion").resolved(preset("trillion"))
     assert trillion.learning_rate == pytest.approx(2.2e-4)
     assert trillion.batch_sequences and trillion.sequence_length

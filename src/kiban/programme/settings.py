@@ -14,7 +14,7 @@ from kiban.artifacts.stage import Settings
 from kiban.corpus.stage import CorpusSettings, SourceSettings
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
-from kiban.model.presets import PRESETS
+from kiban.model.presets import PRESETS, preset
 from kiban.robotics.stage import RobotSettings
 from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
 from kiban.training.settings import TrainingSettings
@@ -97,7 +97,7 @@ def _derive(tables: dict[str, Any]) -> None:
     seed = tables.get("programme", {}).get("seed", 0)
     derived = {"training": {"preset": name, "seed": seed}}
     if name in PRESETS:
-        derived["tokenizer"] = {"at_most": PRESETS[name].vocabulary}
+        derived["tokenizer"] = {"at_most": preset(name).vocab_size}
     if "robot" in tables:
         derived["robot"] = {"seed": seed}
     for table, values in derived.items():

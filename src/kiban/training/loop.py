@@ -142,7 +142,7 @@ def train(
             began = time.perf_counter()
             lr = peak * _factor(settings, step, num_steps)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-                group["lr"] = lr
+                group["lr"] = lr * group["scale"]
 
             sums: dict[str, torch.Tensor] = {}
             for part, tokens_BX in enumerate(batches.tokens(step).split(micro_sequences)):

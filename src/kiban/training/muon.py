@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     other, each of which is orthogonalised by itself."""
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "joined": 1})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "joined": 1, "scale": 1.0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
