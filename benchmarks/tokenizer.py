@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-tokenizers"
 NEEDED = ["sentencepiece==0.2.1", "rustbpe==0.1.0"]
 ROUNDS = 5
+LIMIT = 120  # seconds of a worker
 VOCABULARY, SMALL, SMALL_MEGABYTES = 65536, 32768, 22.0
 TRAINERS = ("kiban", "rustbpe", "sentencepiece")
 
@@ -117,11 +118,19 @@ def _trained(table: Any, folder: Path) -> dict[str, Any]:
             break
     (folder / "training.json").write_text(json.dumps(texts))
     runs: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
+    given_up: set[str] = set()
     for _ in range(ROUNDS):
         for trainer in TRAINERS:
+            if trainer in given_up:
+                continue
             python = Path(sys.executable) if trainer == "kiban" else PEER / "bin" / "python"
-            runs[trainer].append(_worker(python, trainer, folder / "training.json"))
-    return {
+            try:
+                runs[trainer].append(_worker(python, trainer, folder / "training.json"))
+            except subprocess.TimeoutExpired:
+                print(f"{trainer}: given up after {LIMIT} s", flush=True)
+                given_up.add(trainer)
+                runs[trainer] = [{"seconds": float(LIMIT), "peak_mb": 0.0}]
+    return {"given_up": sorted(given_up)} | {
         trainer: {key: float(np.median([run[key] for run in done])) for key in ("seconds", "peak_mb")}
         for trainer, done in runs.items()
     }
@@ -129,7 +138,9 @@ def _trained(table: Any, folder: Path) -> dict[str, Any]:
 
 def _worker(python: Path, *arguments: object) -> dict[str, float]:
     command = [str(python), __file__, "--worker", *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT).stdout.splitlines()[-1]
+    )
 
 
 def work(kind: str, *arguments: str) -> None:
@@ -224,7 +235,14 @@ def _markdown(figures: dict[str, Any], record: Any) -> str:
         rows = [[domain, *(f"{value:.1f}" for value in row.values())] for domain, row in figures[what].items()]
         columns = ["domain", *next(iter(figures[what].values()))]
         lines += ["", f"## {what.split('_')[0].capitalize()}, MB/s", "", *record.table(columns, rows)]
-    rows = [[name, f"{run['seconds']:.1f}", f"{run['peak_mb']:.0f}"] for name, run in figures["training"].items()]
+    training = figures["training"]
+    rows = [
+        [name, f"over {LIMIT}", "-"]
+        if name in training["given_up"]
+        else [name, f"{run['seconds']:.1f}", f"{run['peak_mb']:.0f}"]
+        for name, run in training.items()
+        if name != "given_up"
+    ]
     lines += [f"## Training, {SMALL:,} entries on {SMALL_MEGABYTES:.0f} MB", ""]
     lines += record.table(["trainer", "CPU s", "peak MB, text included"], rows)
     rows = [[f"{r['tokens']:,}", f"{r['place_ms']:.2f}", f"{r['document_ms']:.2f}"] for r in figures["look_ups"]]
