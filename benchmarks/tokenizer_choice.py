@@ -10,6 +10,7 @@ wall-clock (SECONDS, by their own speed over 20 steps) with three seeds. At most
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,12 +66,7 @@ def run(given: argparse.Namespace, vocabulary: int, share: float, budget: str, s
         flop = preset("nano", 8192).parameters().active * given.steps
         steps = round(flop / config.parameters().active)
     else:
-        begin = time.perf_counter()
-        _train(given, packed, given.work / "trial" / f"{vocabulary}_{share}", 4, seed)
-        middle = time.perf_counter()
-        _train(given, packed, given.work / "trial" / f"{vocabulary}_{share}_more", 24, seed)
-        per_step = (time.perf_counter() - middle - (middle - begin)) / 20
-        steps = max(1, round(given.seconds / max(per_step, 1e-3)))
+        steps = _steps_in(given, packed, f"{vocabulary}_{share}_{seed}", seed)
     folder = given.work / f"{budget}_{vocabulary}_{share}_{seed}"
     begin = time.perf_counter()
     _train(given, packed, folder / "run", steps, seed)
@@ -98,6 +94,22 @@ def run(given: argparse.Namespace, vocabulary: int, share: float, budget: str, s
     temporary.rename(kept)
     print(kept.name, f"{bits['mean']:.4f}", flush=True)
     return found
+
+
+def _steps_in(given: argparse.Namespace, packed: Path, name: str, seed: int) -> int:
+    """How many steps fit the seconds: measured once, so that an interrupted run goes on with the same number."""
+    kept = given.work / "trial" / f"{name}.steps"
+    if kept.is_file():
+        return int(kept.read_text())
+    seconds = []
+    for number in (4, 24):
+        trial = given.work / "trial" / f"{name}_{number}"
+        shutil.rmtree(trial, ignore_errors=True)
+        begin = time.perf_counter()
+        _train(given, packed, trial, number, seed)
+        seconds.append(time.perf_counter() - begin)
+    kept.write_text(str(max(1, round(given.seconds / max((seconds[1] - seconds[0]) / 20, 1e-3)))))
+    return int(kept.read_text())
 
 
 def _train(given: argparse.Namespace, packed: Path, to: Path, steps: int, seed: int) -> None:
