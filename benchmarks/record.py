@@ -21,7 +21,8 @@ def circumstances() -> dict[str, str]:
     """Hardware, commit, date, command, versions."""
     return {
         "hardware": hardware(),
-        "commit": _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + (" and changes" if _git("status", "--porcelain") != "unknown" else ""),
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
         "command": shlex.join(["python", *_relative(sys.argv)]),
         "python": platform.python_version(),

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -14,7 +16,7 @@ def bench(script: str, results: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (record,) = results.glob("*.json")
-    assert record.with_suffix(".md").read_text().startswith("# Training on")
+    assert record.with_suffix(".md").read_text().startswith(("# Training on", "# The corpus room"))
     found: dict[str, Any] = json.loads(record.read_text())
     return found
 
@@ -40,3 +42,15 @@ def test_training_on_a_gpu(tmp_path: Path) -> None:
 def test_a_gpu_record_is_left_without_time(tmp_path: Path) -> None:
     found = bench("training_gpu.py", tmp_path, "--device", "cpu", "--small", "--budget", "1")
     assert found["cases"] and all("error" in case for case in found["cases"])
+
+
+def test_the_corpus_room(kiban_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hojichar")
+    found = bench("corpus.py", tmp_path, "--contestants", "kiban", "--rounds", "1", "--sources", "vite", "vue")
+    assert set(found["tasks"]) == {"minhash", "swallow", "fineweb2", "words"} and set(found["chain"]) == {
+        "kiban",
+        "swallow-v1",
+    }
+    turns = [*(turn for task in found["tasks"].values() for turns in task["contestants"].values() for turn in turns)]
+    assert all(turn["mb_per_s"] > 1 for turn in turns), turns
+    assert found["chain"]["kiban"][0]["documents_kept"] > 50

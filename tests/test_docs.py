@@ -16,7 +16,14 @@ from tests.commands import KIBAN
 from tests.small import small_demo, small_training
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "README.ja.md", "CONTRIBUTING.md", "docs/training.md", "docs/results/open-text.md"]
+PAGES = [
+    "README.md",
+    "README.ja.md",
+    "CONTRIBUTING.md",
+    "docs/training.md",
+    "docs/evaluation.md",
+    "docs/results/open-text.md",
+]
 
 # Not run here but by whoever runs these tests: .ci/run calls `make check`, `make test` and `make test-slow`, and
 # test_demo.py runs `make demo`. pre-commit's own installer writes into .git.
@@ -63,7 +70,7 @@ def test_every_command_in_readme_and_training_works(tmp_path: Path) -> None:
     (work / "letter.txt").write_text("拝啓　時下ますますご清栄のこととお慶び申し上げます。", encoding="utf-8")
     environment = {**os.environ, "HOME": str(home), "PATH": f"{Path(KIBAN).parent}:{os.environ['PATH']}"}
     subprocess.run([KIBAN, "run", "recipes/demo"], cwd=work, env=environment, check=True, capture_output=True)
-    for command in [*commands("README.md"), *commands("docs/training.md")]:
+    for command in [*commands("README.md"), *commands("docs/training.md"), *commands("docs/evaluation.md")]:
         if command in ELSEWHERE:
             continue
         if command.startswith("kiban run mine"):

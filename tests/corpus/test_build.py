@@ -1,5 +1,6 @@
 """Whole corpora: nothing lost, the same bytes whatever happens on the way, and bad sources."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numba
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -75,6 +77,19 @@ def test_nothing_is_lost_and_every_drop_has_its_reason(tmp_path: Path) -> None:
     assert corpus.rights.uses == {"pretrain", "evaluate"}
 
 
+def test_what_was_masked_is_told_by_document(tmp_path: Path) -> None:
+    texts = [
+        *sentences(10),
+        "連絡先は090-1234-5678、または03-1234-5678と、taro@example.jp、個人番号は123456789018です。",
+    ]
+    source = source_of("a", write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts]), "jsonl")
+    made = build(tmp_path / "store", [source], hold_back=0)
+    masked = pq.read_table(made.path / "masks.parquet").to_pylist()
+    [identity] = [row["id"] for row in kept(made) if "〔電話番号〕" in row["text"]]
+    assert {row["id"] for row in masked} == {identity}
+    assert {row["category"]: row["count"] for row in masked} == {"phone": 2, "email": 1, "my_number": 1}
+
+
 def test_of_duplicates_the_one_that_stays_is_named(tmp_path: Path) -> None:
     corpus = build(tmp_path / "store", [own(tmp_path)], hold_back=0)
     stays = {row["id"]: row for row in kept(corpus)}
@@ -113,6 +128,42 @@ def test_the_order_of_sources_does_not_change_what_stays(tmp_path: Path) -> None
     one, other = build(tmp_path / "one", [a, b]), build(tmp_path / "other", [b, a])
     assert {row["id"] for row in kept(one)} == {row["id"] for row in kept(other)}
     assert {row["id"] for row in held_back(one)} == {row["id"] for row in held_back(other)}
+
+
+def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 4_000)
+    notice = "この文書の無断での複製と転載を固く禁じます。"
+    made = sentences(80)
+    letters = [f"{made[i]}\n{notice}\n{made[i + 1][:70]}{made[-1]}{made[i + 2][-50:]}" for i in range(0, 60, 3)]
+    texts = [*letters, notice, made[0], made[3], made[6]]
+    source = source_of("letters", write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts]), "jsonl")
+    settings: dict[str, Any] = {
+        "hold_back": 0.1,
+        "repeated_paragraphs": 20,
+        "repeated_spans": 100,
+        "near_duplicate": 0.95,
+    }
+    uncut = build(tmp_path / "uncut", [source], hold_back=0, near_duplicate=0.95)
+    one = build(tmp_path / "one", [source], **settings)
+    other = build(tmp_path / "other", [source], **settings, workers=2, signature_bits=32)
+    assert digests(one) == digests(other)
+    texts = [row["text"] for row in held_back(one) + kept(one)]
+    assert sum(notice in text for text in texts) == 1
+    assert sum(made[-1][25:110] in text for text in texts) == 1
+    assert all(any(made[i][:100] in text for text in texts) for i in range(0, 60, 3))
+    assert any(notice in row["text"] for row in held_back(one))  # so that none of it is trained on
+    assert {row["reason"] for row in ledger(one)} == {"repeated_parts"}
+    cut = {row["id"]: row["characters"] for row in pq.read_table(one.path / "cuts.parquet").to_pylist()}
+    assert all(row["characters"] == cut[row["id"]] for row in ledger(one))
+    assert json.loads((one.path / "summary.json").read_text())["sources"]["letters"]["characters_cut"] == sum(
+        cut.values()
+    )
+    before = {row["id"]: len(row["text"]) for row in held_back(uncut) + kept(uncut)}
+    after = {row["id"]: len(row["text"]) for row in held_back(one) + kept(one)}
+    assert all(before[identity] == after.get(identity, 0) + cut.get(identity, 0) for identity in before)
+    assert len(texts) + len(ledger(one)) == len(letters) + 4
+    wide = build(tmp_path / "wide", [source], **settings, signature_bits=64)
+    assert sum(notice in row["text"] for row in held_back(wide) + kept(wide)) == 1
 
 
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

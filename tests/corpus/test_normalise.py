@@ -39,6 +39,16 @@ def test_normal_form(given: str, expected: str) -> None:
     assert one(given) == expected
 
 
+def test_every_character_ends_in_nfc() -> None:
+    characters = [chr(c) for c in range(0x20000) if not 0xD800 <= c < 0xE000] + [
+        chr(c) for c in range(0x2F800, 0x2FA1E)
+    ]
+    for before in ("", "か", "e", "\u1100", "\uac00", "\u0323"):
+        texts = pa.array([f"{before}{c}" for c in characters])
+        found = normalise(texts).to_pylist()
+        assert [text for text in found if not unicodedata.is_normalized("NFC", text)] == []
+
+
 def test_letters_stay_wide_where_they_are_typography() -> None:
     assert one("第１章　Ａ　ｶﾞ", keep_letters=True) == "第１章　Ａ　ガ"
 

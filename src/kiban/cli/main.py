@@ -15,6 +15,7 @@ from kiban.artifacts.errors import KibanError
 from kiban.cli.eval import app as eval_app
 from kiban.cli.export import export
 from kiban.cli.init import init
+from kiban.cli.plan import app as plan_app
 from kiban.cli.robot import app as robot_app
 from kiban.cli.run import report, run, status
 from kiban.cli.serve import chat, serve
@@ -37,6 +38,7 @@ app = typer.Typer(
 for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(plan_app, name="plan")
 app.add_typer(robot_app, name="robot")
 
 

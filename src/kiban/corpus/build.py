@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.progress import Progress, Task
-from kiban.corpus import duplicates, hold_back
+from kiban.corpus import duplicates, hold_back, parts
 from kiban.corpus.curate import Job, make_piece, write_table
-from kiban.corpus.documents import Terms, document_schema, ledger_schema
+from kiban.corpus.documents import Terms, cuts_schema, document_schema, ledger_schema, masks_schema
 from kiban.corpus.masks import PLACEHOLDERS
 from kiban.corpus.pieces import Piece, pieces
 from kiban.corpus.quality import Recipe
@@ -56,6 +56,10 @@ def input_of(source: SourceSettings, corpus: CorpusSettings, recipe: Recipe, wor
         recipe=recipe,
         withdrawn=frozenset(corpus.withdrawn),
         permutations=corpus.permutations,
+        signature_bits=corpus.signature_bits,
+        repeated_paragraphs=corpus.repeated_paragraphs,
+        repeated_spans=corpus.repeated_spans,
+        mask_names=corpus.mask_names,
         grams=work / "grams.npz",
         folder=work / "pieces",
     )
@@ -163,7 +167,8 @@ def _check_source(job: Job, folders: list[Path], progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Decision:
-    """For each document of all pieces, in order: whether it stays, whether it is held back, and for a duplicate why."""
+    """For each document of all pieces, in order: whether it stays, whether it is held back, and for a duplicate why.
+    `cuts` (M x 3) are the places to be cut out of documents, as `parts.cut` takes them."""
 
     stays: np.ndarray
     held: np.ndarray
@@ -171,10 +176,11 @@ class Decision:
     exact: np.ndarray
     similarity: np.ndarray
     ids: np.ndarray
+    cuts: np.ndarray
 
 
-def decide(folders: list[Path], inputs: list[Input], bands: int, threshold: float, share: float) -> Decision:
-    """What of all documents is a duplicate, and what is held back: `share` of each source."""
+def decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings) -> Decision:
+    """What of all documents is a duplicate, what is held back, and what is cut."""
     by_author = {source.job.terms.source: source.by_author for source in inputs}
     keys: dict[str, list[np.ndarray]] = defaultdict(list)
     sources: list[str] = []
@@ -189,14 +195,39 @@ def decide(folders: list[Path], inputs: list[Input], bands: int, threshold: floa
     ids, characters, prints, signs = (
         np.concatenate(keys[n]) for n in ("ids", "characters", "fingerprints", "signatures")
     )
-    found = duplicates.find(prints, signs, characters, ids, bands, threshold, LOOSE)
+    found = duplicates.find(prints, signs, characters, ids, settings.bands, settings.near_duplicate, LOOSE)
     stays = found.kept == np.arange(len(ids))
     who = [author if by_author[source] else "" for source, author in zip(sources, authors, strict=True)]
     group = hold_back.groups(found.cluster, who)
     left = np.flatnonzero(stays)
     held = np.zeros(len(ids), bool)
-    held[left] = hold_back.choose(group[left], ids[left].tolist(), [sources[i] for i in left], characters[left], share)
-    return Decision(stays, held, found.kept, found.exact, found.similarity, ids)
+    held[left] = hold_back.choose(
+        group[left], ids[left].tolist(), [sources[i] for i in left], characters[left], settings.hold_back
+    )
+    rank = np.full(len(ids), -1)  # what is held back comes first, so that nothing of it is trained on
+    order = np.lexsort((ids, -characters, ~held))
+    rank[order] = np.where(stays[order], np.arange(len(ids)), -1)
+    cuts = _cuts(folders, rank, settings)
+    return Decision(stays, held, found.kept, found.exact, found.similarity, ids, cuts)
+
+
+def _cuts(folders: list[Path], rank: np.ndarray, settings: CorpusSettings) -> np.ndarray:
+    """The places of repeated paragraphs and spans (M x 3), in the order of all documents."""
+    found = [np.empty((0, 3), np.int32)]
+    for name, characters in (("paragraph", settings.repeated_paragraphs), ("span", settings.repeated_spans)):
+        if characters is None:
+            continue
+        hashes, places = [], []
+        start = 0
+        for folder in folders:
+            with np.load(folder / "keys.npz") as stored:
+                hashes.append(stored[f"{name}_hashes"])
+                places.append(stored[f"{name}_places"] + np.array([start, 0, 0, 0], np.int32))
+                start += len(stored["ids"])
+        all_parts = parts.Parts(np.concatenate(hashes), np.concatenate(places))
+        which = parts.repeated(all_parts, rank)
+        found.append(parts.joined(all_parts, which, characters) if name == "span" else all_parts.places[which, :3])
+    return parts.united(np.concatenate(found))
 
 
 def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: Progress) -> None:
@@ -205,24 +236,57 @@ def write_corpus(folders: list[Path], decision: Decision, out: Path, progress: P
     start = shard = 0
     held_back = _Appended(out / "held_back.parquet", document_schema())
     ledger = _Appended(out / "ledger.parquet", ledger_schema())
+    masks = _Appended(out / "masks.parquet", masks_schema())
+    cuts = _Appended(out / "cuts.parquet", cuts_schema())
     with progress.task("writing", len(folders), "pieces") as task:
         for folder in folders:
             table = pq.read_table(folder / "documents.parquet")
             rows = slice(start, start + len(table))
             start += len(table)
+            whole = table
+            table, left, cut = _without_cuts(whole, decision, rows)
+            cuts.add(cut)
             held = decision.held[rows]
-            kept = table.filter(pa.array(decision.stays[rows] & ~held))
+            kept = table.filter(pa.array(decision.stays[rows] & ~held & left))
             if len(kept):
                 path = out / "shards" / f"part-{shard:05}.parquet"
                 if not path.exists():
                     write_table(kept, path)
                 shard += 1
-            held_back.add(table.filter(pa.array(held)))
+            held_back.add(table.filter(pa.array(held & left)))
+            masked = pq.read_table(folder / "masks.parquet")
+            masks.add(masked.filter(pc.is_in(masked["id"], table["id"].filter(pa.array(decision.stays[rows] & left)))))
             ledger.add(pq.read_table(folder / "ledger.parquet"))
             ledger.add(_duplicate_rows(table, decision, rows))
+            ledger.add(_emptied_rows(whole.filter(pa.array(~left))))
             task.advance()
     held_back.close()
     ledger.close()
+    masks.close()
+    cuts.close()
+
+
+def _without_cuts(table: pa.Table, decision: Decision, rows: slice) -> tuple[pa.Table, np.ndarray, pa.Table]:
+    """The documents with what is to be cut taken out, in which of them (bool) text is left, and how much went."""
+    first, last = np.searchsorted(decision.cuts[:, 0], [rows.start, rows.stop])
+    if first == last:
+        return table, np.ones(len(table), bool), cuts_schema().empty_table()
+    places = decision.cuts[first:last] - np.array([rows.start, 0, 0], np.int32)
+    text = parts.cut(pa.concat_arrays(table["text"].chunks), places)
+    gone = pc.subtract(pc.utf8_length(table["text"]), pc.utf8_length(text))
+    columns = {"id": table["id"], "source": table["source"], "characters": gone}
+    cut = pa.table(columns).filter(pc.greater(gone, 0)).cast(cuts_schema())
+    left = np.array(pc.utf8_length(pc.utf8_trim_whitespace(text))) > 0
+    return table.set_column(1, "text", text), left, cut
+
+
+def _emptied_rows(dropped: pa.Table) -> pa.Table:
+    columns = {name: dropped[name] for name in ("id", "source", "uri", "title")}
+    columns["reason"] = pa.array(["repeated_parts"] * len(dropped), pa.string())
+    columns["score"] = pa.array([1.0] * len(dropped))
+    columns["detail"] = pa.array(["all of it stands in other documents"] * len(dropped), pa.string())
+    columns["characters"] = pc.utf8_length(dropped["text"]).cast(pa.int64())
+    return pa.table(columns).cast(ledger_schema())
 
 
 def _duplicate_rows(table: pa.Table, decision: Decision, rows: slice) -> pa.Table:
@@ -268,6 +332,7 @@ def summarise(folders: list[Path], inputs: list[Input], out: Path) -> dict[str, 
         sources[name] = {
             "documents_in": counts["documents_in"],
             "characters_in": counts["characters_in"],
+            "characters_cut": 0,
             "other_files": counts["other_files"],
             "masked": {category: counts[f"masked.{category}"] for category in PLACEHOLDERS},
             "dropped": {},
@@ -284,6 +349,9 @@ def summarise(folders: list[Path], inputs: list[Input], out: Path) -> dict[str, 
                     characters[row["source"]] += row["n_sum"]
         for name, summary in sources.items():
             summary |= {f"documents_{kind}": documents[name], f"characters_{kind}": characters[name]}
+    cut = pq.read_table(out / "cuts.parquet").group_by("source").aggregate([("characters", "sum")])
+    for row in cut.to_pylist():
+        sources[row["source"]]["characters_cut"] = row["characters_sum"]
     ledger = pq.read_table(out / "ledger.parquet", columns=["source", "reason"]).group_by(["source", "reason"])
     for row in sorted(ledger.aggregate([([], "count_all")]).to_pylist(), key=lambda row: row["reason"]):
         sources[row["source"]]["dropped"][row["reason"]] = row["count_all"]

@@ -9,26 +9,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kiban.artifacts.files import fsync_folder, write_json
+from kiban.corpus import names
 from kiban.corpus.decontamination import Grams, contamination
-from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, table_of
+from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, masks_of, table_of
 from kiban.corpus.masks import mask
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.normalise import normalise
+from kiban.corpus.parts import paragraphs, spans
 from kiban.corpus.pieces import Piece
-from kiban.corpus.quality import Recipe, judge
+from kiban.corpus.quality import Recipe, figures, judge
 from kiban.corpus.readers import FORMATS
 from kiban.corpus.readers.member import Member
-from kiban.corpus.statistics import NAMES, statistics
 
 ROW_GROUP = 4096
 HALF_WIDTH = re.compile("[｡-ﾟ]")
-HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Job:
     recipe: Recipe
     withdrawn: frozenset[str]
     permutations: int
+    signature_bits: Literal[32, 64]
+    repeated_paragraphs: int | None
+    repeated_spans: int | None
+    mask_names: bool
     grams: Path
     folder: Path
 
@@ -57,8 +62,8 @@ def make_piece(job: Job, piece: Piece) -> None:
     table = table_of(documents, job.terms)
     text = normalise(_strings(table["text"]), keep_letters=job.format == "aozora")
     table = table.set_column(1, "text", text)
-    figures = statistics(text)
-    characters = figures[:, NAMES.index("characters")].astype(np.int64)
+    scores = figures(job.recipe, text)
+    characters = scores["characters"].astype(np.int64)
     counts["characters_in"] = int(characters.sum())
 
     def drop(rows: Iterable[tuple[int, str, float, str]]) -> None:
@@ -74,8 +79,8 @@ def make_piece(job: Job, piece: Piece) -> None:
         table, characters = table.filter(pa.array(staying)), characters[staying]
 
     drop((row, "empty", 0.0, "no text in it") for row in np.flatnonzero(characters == 0).tolist())
-    figures = figures[figures[:, NAMES.index("characters")] > 0]
-    verdicts = judge(job.recipe, figures, table["register"].to_pylist())
+    scores = {name: column[scores["characters"] > 0] for name, column in scores.items()}
+    verdicts = judge(job.recipe, scores, table["register"].to_pylist(), table["uri"].to_pylist())
     drop((verdict.row, verdict.reason, verdict.score, verdict.detail) for verdict in verdicts)
     grams = _load_grams(job.grams)
     shares, which = contamination(_strings(table["text"]), grams)
@@ -84,6 +89,9 @@ def make_piece(job: Job, piece: Piece) -> None:
         for row in np.flatnonzero(shares).tolist()
     )
     text, masked = mask(_strings(table["text"]))
+    if job.mask_names:
+        text, named = names.mask(text)
+        masked = [found + more for found, more in zip(masked, named, strict=True)]
     table = table.set_column(1, "text", text)
     for found in masked:
         counts.update({f"masked.{category}": number for category, number in found.items()})
@@ -94,14 +102,21 @@ def make_piece(job: Job, piece: Piece) -> None:
     temporary.mkdir(parents=True)
     write_table(table, temporary / "documents.parquet")
     write_table(ledger_of(refused, source), temporary / "ledger.parquet")
+    write_table(masks_of(table["id"].to_pylist(), masked), temporary / "masks.parquet")
+    keys: dict[str, Any] = {
+        "ids": np.array(table["id"].to_pylist(), dtype="S32"),
+        "characters": characters,
+        "fingerprints": fingerprints(text),
+        "signatures": signatures(text, job.permutations, job.signature_bits),
+    }
+    if job.repeated_paragraphs:
+        lines = paragraphs(text, job.repeated_paragraphs)
+        keys |= {"paragraph_hashes": lines.hashes, "paragraph_places": lines.places}
+    if job.repeated_spans:
+        winnowed = spans(text, job.repeated_spans)
+        keys |= {"span_hashes": winnowed.hashes, "span_places": winnowed.places}
     with (temporary / "keys.npz").open("wb") as file:
-        np.savez(
-            file,
-            ids=np.array(table["id"].to_pylist(), dtype="S32"),
-            characters=characters,
-            fingerprints=fingerprints(text),
-            signatures=signatures(text, job.permutations),
-        )
+        np.savez(file, **keys)
         file.flush()
         os.fsync(file.fileno())
     write_json(temporary / "counts.json", dict(counts))
@@ -121,10 +136,9 @@ def _read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document]], list[tupl
                 continue
             raw = item.text.encode(errors="surrogatepass")
             identity = document_id(source, item.uri, raw)
-            strings = (item.text, item.uri, item.title, item.author, item.date, item.register)
-            if half := HALF_PAIR.search("\0".join(strings)):
+            if half := _half_pair(item):
                 uri = item.uri.encode(errors="backslashreplace").decode()
-                refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half[0]!r}", raw)))
+                refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half!r}", raw)))
             elif by := job.withdrawn & {identity, item.uri, source}:
                 why = Refused(item.uri, "withdrawn", f"by {min(by)}", b"", item.title, 0.0, len(item.text))
                 refused.append((identity, why))
@@ -152,6 +166,16 @@ def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
         yield Refused(member.name, "reader_failed", detail, member.data)
 
 
+def _half_pair(document: Document) -> str:
+    """Half of a surrogate pair, which no UTF-8 has, in any of the strings; or nothing."""
+    try:
+        for string in (document.text, document.uri, document.title, document.author, document.date, document.register):
+            string.encode()
+    except UnicodeEncodeError as error:
+        return str(error.object[error.start])
+    return ""
+
+
 def _is_euc_jp(text: str) -> bool:
     """Whether a text decoded as CP932 looks like EUC-JP, most of which CP932 takes for half-width kana."""
     return 3 * len(HALF_WIDTH.findall(text, 0, 2000)) > min(len(text), 2000)
@@ -175,8 +199,9 @@ def save_grams(grams: Grams, path: Path) -> None:
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes a Parquet file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
+    alike = [name for name in table.column_names if name != "text"]  # no two texts are, and to look costs time
     with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP, use_dictionary=alike)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

@@ -25,7 +25,8 @@ SHORTEST_SENTENCE, LONGEST_SENTENCE = 6, NGRAM - 3  # one of 11 characters is a 
 BASE = np.uint64(0x9E3779B97F4A7C15)
 SENTENCE = np.uint64(0x2545F4914F6CDD1D)
 BOUNDARY = 0x3002
-BOUNDARIES = np.sort(np.array([ord(c) for c in "\n。！？!?「」『』（）()：:"], np.int64))
+BOUNDARIES = np.zeros(0x10000, bool)  # by code point
+BOUNDARIES[[ord(c) for c in "\n。！？!?「」『』（）()：:"]] = True
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ def _next(data: Any, i: int, stop: int, boundaries: Any, at_boundary: bool) -> A
         i += length
         if c == 0x20 or c == 0x09 or c == 0x3000:
             continue
-        found = np.searchsorted(boundaries, c)
-        if found < len(boundaries) and boundaries[found] == c:
+        if c < 0x10000 and boundaries[c]:
             if at_boundary:
                 continue
             return np.int64(BOUNDARY), i

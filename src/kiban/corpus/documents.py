@@ -1,7 +1,7 @@
 """What flows through this room: documents, refused documents, and their Arrow tables."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,30 @@ def ledger_schema() -> "pa.Schema":
     return pa.schema(
         [*strings, ("score", pa.float64()), ("detail", pa.string()), ("characters", pa.int64())],
     )
+
+
+def cuts_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([("id", pa.string()), ("source", pa.string()), ("characters", pa.int64())])
+
+
+def masks_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([("id", pa.string()), ("category", pa.string()), ("count", pa.int64())])
+
+
+def masks_of(ids: Sequence[str], masked: Sequence[Mapping[str, int]]) -> "pa.Table":
+    """What was masked in documents, as a table with `masks_schema`: a row for each category in each of them."""
+    import pyarrow as pa
+
+    rows = [
+        {"id": identity, "category": category, "count": number}
+        for identity, found in zip(ids, masked, strict=True)
+        for category, number in sorted(found.items())
+    ]
+    return pa.Table.from_pylist(rows, schema=masks_schema())
 
 
 def table_of(documents: Sequence[tuple[str, Document]], terms: Terms) -> "pa.Table":

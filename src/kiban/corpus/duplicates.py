@@ -88,17 +88,30 @@ def _components(signatures: np.ndarray, bands: int, threshold: float, loose: flo
 
 def _representatives(component: np.ndarray, signatures: np.ndarray, threshold: float) -> np.ndarray:
     """For each row the row that stays for it: itself, or the first of its component that stays and is similar to it."""
-    chosen = np.arange(len(component))
     by_component = np.argsort(component, kind="stable")
     begins = np.flatnonzero(np.diff(component[by_component], prepend=-1))
-    for begin, end in zip(begins, np.append(begins, len(component))[1:], strict=True):
-        staying: list[int] = []
-        for row in by_component[begin:end] if end - begin > 1 else ():
-            similar = (signatures[staying] == signatures[row]).mean(axis=1) >= threshold
-            if similar.any():
-                chosen[row] = staying[int(np.argmax(similar))]
-            else:
-                staying.append(row)
+    return _chosen(by_component, np.append(begins, len(component)), signatures, threshold)
+
+
+@kernel
+def _chosen(by_component: Any, begins: Any, signatures: Any, threshold: float) -> Any:
+    chosen = np.arange(len(by_component))
+    staying = np.empty(len(by_component), np.int64)
+    k = signatures.shape[1]
+    for c in range(len(begins) - 1):
+        count = 0
+        for at in range(begins[c], begins[c + 1]):
+            row = by_component[at]
+            for s in range(count):
+                equal = 0
+                for j in range(k):
+                    equal += signatures[row, j] == signatures[staying[s], j]
+                if equal / k >= threshold:
+                    chosen[row] = staying[s]
+                    break
+            if chosen[row] == row:
+                staying[count] = row
+                count += 1
     return chosen
 
 

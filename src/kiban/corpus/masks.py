@@ -1,5 +1,6 @@
 """Personal data that its form gives away: found by a kernel that looks for digits and @, judged by a pattern and, where
-there is one, by its check digit, and replaced by the name of its category.
+there is one, by its check digit, and replaced by the name of its category. Names and addresses have no form; they are
+for `names.py`. How much is found, and how much wrongly: docs/corpus-privacy.md.
 
 What is no personal data must stay: prices, dates, part numbers, identifiers inside addresses and code. So a number
 counts only where it stands alone, and a form that other numbers share (a postcode without 〒, ten digits without
@@ -9,6 +10,7 @@ hyphens) only with a word beside it that says what it is.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -25,6 +27,13 @@ PLACEHOLDERS = {
     "phone": "〔電話番号〕",
     "postcode": "〔郵便番号〕",
     "email": "〔メールアドレス〕",
+    "ip_address": "〔IPアドレス〕",
+    "bank_account": "〔口座番号〕",
+    "driving_licence": "〔運転免許証番号〕",
+    "passport": "〔旅券番号〕",
+    "pension": "〔基礎年金番号〕",
+    "name": "〔氏名〕",
+    "address": "〔住所〕",
 }
 BEFORE, AFTER = 40, 16  # characters around a candidate that the patterns may look at
 FEWEST_DIGITS = 7
@@ -40,6 +49,8 @@ CARD = re.compile(
     rf"{ALONE_ALL}(?:\d{{4}}([ -]?)\d{{4}}\1\d{{4}}\1\d{{1,7}}|3\d{{3}}([ -]?)\d{{6}}\2\d{{4,5}}){ENDS_ALL}"
 )
 MY_NUMBER = re.compile(rf"{ALONE_ALL}\d{{4}}([ -]?)\d{{4}}\1\d{{4}}{ENDS_ALL}")
+CARD_WORD = re.compile(r"カ-ド|[Cc]ard|CARD")  # ー is a hyphen here
+MY_NUMBER_WORD = re.compile(r"マイナンバ-|個人番号|My ?Number")
 # A number has 10 digits, that of a mobile or free line 11; +81 stands for the 0 at its beginning.
 PHONES = (
     (re.compile(rf"(?<![0-9A-Za-z+])\+81[ -]?(?:\(0\)[ -]?)?\d{{1,4}}(?:[ -]?\d{{1,4}}){{1,3}}{ENDS}"), (11, 12)),
@@ -54,13 +65,37 @@ PHONE_WORD = re.compile(r"(?:電話|携帯|連絡先|TEL|Tel|tel|FAX|Fax|ファ�
 POSTCODES = (
     re.compile(rf"〒 ?\d{{3}}-?\d{{4}}{ENDS}"),
     re.compile(rf"(?<=郵便番号)[^\n\d]{{0,4}}\d{{3}}-?\d{{4}}{ENDS}"),
-    re.compile(rf"{ALONE}\d{{3}}-\d{{4}}(?= ?(?:東京都|北海道|京都府|大阪府|[一-龥]{{2,3}}県))"),
+    re.compile(rf"{ALONE}\d{{3}}-\d{{4}}(?=\)? ?(?:東京都|北海道|京都府|大阪府|[一-龥]{{2,3}}県))"),
 )
 EMAIL = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_])?@"
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,6}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
 )
 IN_ADDRESS = re.compile(r"://\S*$")  # https://user:password@host is no mail address
+# Four numbers with points between them: an address, unless it is a version, a section or part of a longer one.
+IP_ADDRESS = re.compile(r"(?<![0-9A-Za-z_.%])\d{1,3}(?:\.\d{1,3}){3}(?![0-9A-Za-z_%]|\.\d|-[0-9A-Za-z])")
+NO_ADDRESS_WORD = re.compile(r"(?:バ-ジョン|[Vv]ersion|[Vv]er|第|章|節|版|v)[. :：]?\s*$")
+# Forms that other numbers share: only with a word before them that says what they are.
+TOLD = (
+    (
+        "bank_account",
+        re.compile(rf"{ALONE_ALL}\d{{7}}{ENDS_ALL}"),
+        r"口座(?:番号|No\.?)?|普通(?:預金|口座)?|当座(?:預金|口座)?",
+    ),
+    (
+        "bank_account",
+        re.compile(rf"{ALONE_ALL}\d{{5}}-\d{{7,8}}{ENDS_ALL}"),
+        r"記号[・\-]?番号|ゆうちょ(?:銀行)?|口座番号",
+    ),
+    ("driving_licence", re.compile(rf"{ALONE_ALL}\d{{12}}(?=号?){ENDS_ALL}"), r"免許証?(?:の?番号)?"),
+    (
+        "passport",
+        re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}\d{7}(?![0-9A-Za-z])"),
+        r"旅券(?:の?番号)?|パスポ-ト(?:の?番号)?|[Pp]assport",
+    ),
+    ("pension", re.compile(rf"{ALONE_ALL}\d{{4}}-?\d{{6}}{ENDS_ALL}"), r"基礎年金番号|年金番号"),
+)
+TOLD_WORDS = tuple(re.compile(rf"(?:{words})[^\n\d。]{{0,12}}$") for _, _, words in TOLD)
 TIMESTAMP = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d")
 
 
@@ -72,16 +107,19 @@ def mask(texts: "pa.StringArray") -> tuple["pa.StringArray", list[Counter[str]]]
     offsets, data = buffers(texts)
     candidates = _candidates(offsets, data, BEGINS)
     counts: list[Counter[str]] = [Counter() for _ in range(len(texts))]
+    if not len(candidates):
+        return texts, counts
     masked: dict[int, str] = {}
-    for row in np.unique(candidates[:, 0]):
+    rows, first = np.unique(candidates[:, 0], return_index=True)
+    for row, of_row in zip(rows.tolist(), np.split(candidates[:, 1:], first[1:]), strict=True):
         raw = data[offsets[row] : offsets[row + 1]].tobytes()
         pieces, end = [], 0
-        for start, stop, category in _found(raw, candidates[candidates[:, 0] == row, 1:] - offsets[row]):
+        for start, stop, category in _found(raw, of_row - offsets[row]):
             pieces += [raw[end:start], PLACEHOLDERS[category].encode()]
             end = stop
             counts[row][category] += 1
         if pieces:
-            masked[int(row)] = b"".join([*pieces, raw[end:]]).decode()
+            masked[row] = b"".join([*pieces, raw[end:]]).decode()
     if not masked:
         return texts, counts
     changed = np.zeros(len(texts), bool)
@@ -100,7 +138,7 @@ def _found(raw: bytes, spans: np.ndarray) -> Iterator[tuple[int, int, str]]:
         inside = raw[start:stop].decode()
         window = before + inside + raw[stop : stop + 3 * AFTER].decode(errors="ignore")[:AFTER]
         for first, last, category in sorted(_judge(window.translate(SEEN), len(before), len(before) + len(inside))):
-            begin = start + len(window[len(before) : first].encode())
+            begin = start + len(window[len(before) : first].encode()) - len(window[first : len(before)].encode())
             if begin >= done:
                 done = begin + len(window[first:last].encode())
                 yield begin, done, category
@@ -121,13 +159,27 @@ def _judge(window: str, start: int, stop: int) -> Iterator[tuple[int, int, str]]
         for found in EMAIL.finditer(window):
             if not IN_ADDRESS.search(window[: found.start()]) and take(*found.span()):
                 yield *found.span(), "email"
+    for pattern, lengths in PHONES:
+        for found in pattern.finditer(window, start):
+            digits = re.sub(r"\D", "", found[0].replace("(0)", ""))
+            if len(digits) in lengths and take(*found.span()):
+                yield *found.span(), "phone"
+    for (category, pattern, _), word in zip(TOLD, TOLD_WORDS, strict=True):
+        for found in pattern.finditer(window, max(start - 2, 0)):
+            first = found.start() + 2 * (category == "passport")  # the candidate begins behind its letters
+            if start <= first < stop and word.search(window[: found.start()]) and take(first, found.end()):
+                yield found.start(), found.end(), category
+    for found in IP_ADDRESS.finditer(window, start):
+        if _is_public(found[0]) and not NO_ADDRESS_WORD.search(window[: found.start()]) and take(*found.span()):
+            yield *found.span(), "ip_address"
     for found in CARD.finditer(window, start):
         digits = re.sub(r"\D", "", found[0])
-        if _is_card(digits) and take(*found.span()):
+        told = len(digits) > 13 or CARD_WORD.search(window[: found.start()])  # 13 digits are mostly a product's (JAN)
+        if _is_card(digits) and told and take(*found.span()):
             yield *found.span(), "card"
     for found in MY_NUMBER.finditer(window, start):
         digits = re.sub(r"\D", "", found[0])
-        told = re.search(r"マイナンバー|個人番号|My ?Number", window[: found.start()])
+        told = MY_NUMBER_WORD.search(window[: found.start()])
         if is_my_number(digits) and (told or not TIMESTAMP.fullmatch(found[0])) and take(*found.span()):
             yield *found.span(), "my_number"
     for pattern in POSTCODES:
@@ -135,11 +187,6 @@ def _judge(window: str, start: int, stop: int) -> Iterator[tuple[int, int, str]]
             first = found.start() + re.search(r"[〒\d]", found[0]).start()  # type: ignore[union-attr]
             if take(first, found.end()):
                 yield first, found.end(), "postcode"
-    for pattern, lengths in PHONES:
-        for found in pattern.finditer(window, start):
-            digits = re.sub(r"\D", "", found[0].replace("(0)", ""))
-            if len(digits) in lengths and take(*found.span()):
-                yield *found.span(), "phone"
     for found in BARE_PHONE.finditer(window, start):
         if PHONE_WORD.search(window[: found.start()]) and take(*found.span()):
             yield *found.span(), "phone"
@@ -157,6 +204,14 @@ def is_my_number(digits: str) -> bool:
     body = [int(digit) for digit in reversed(digits[:11])]
     remainder = sum(p * (n + 1 if n <= 6 else n - 5) for n, p in enumerate(body, 1)) % 11
     return int(digits[11]) == (0 if remainder <= 1 else 11 - remainder)
+
+
+def _is_public(written: str) -> bool:
+    """Whether it is an IPv4 address that belongs to someone: none of private, reserved and documentation networks."""
+    try:
+        return IPv4Address(written).is_global
+    except ValueError:
+        return False
 
 
 def _is_card(digits: str) -> bool:
@@ -181,24 +236,35 @@ def _is_card(digits: str) -> bool:
     return (sum(backwards[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in backwards[1::2])) % 10 == 0
 
 
-# First bytes of what a candidate can begin with: digits, + ( @, full-width forms (U+FFxx), 〒.
+# First bytes of what a candidate can begin with: digits, + ( @, full-width forms (U+FF0x, U+FF1x), 〒 (U+3012).
 BEGINS = np.zeros(256, bool)
 BEGINS[[*b"0123456789+(@", 0xEF, 0xE3]] = True
 
 
+@numba.njit(inline="always")
+def _begins(data: Any, i: int, begins: Any) -> Any:
+    first = data[i]
+    return begins[first] and (
+        first < 0x80
+        or (first == 0xE3 and data[i + 1] == 0x80 and data[i + 2] == 0x92)
+        or (first == 0xEF and data[i + 1] == 0xBC)
+    )
+
+
 @kernel
 def _candidates(offsets: Any, data: Any, begins: Any) -> Any:
-    """(text, start byte, stop byte) of runs of 7 or more digits with single separators between, and of names with @."""
+    """(text, start byte, stop byte) of runs of 7 or more digits with single separators between, of four numbers with
+    points between, and of names with @."""
     found = np.empty((64, 3), np.int64)
     count = 0
     for d in range(len(offsets) - 1):
         i, stop = offsets[d], offsets[d + 1]
         start = np.int64(-1)
         end = np.int64(0)
-        digits = separators = 0
+        digits = separators = points = 0
         while i <= stop:
-            while digits == 0 and separators == 0 and i < stop and not begins[data[i]]:
-                i += 1  # no byte of a longer character but its first begins anything
+            while digits == 0 and separators == 0 and i < stop and not _begins(data, i, begins):
+                i += 1 + 2 * (data[i] >= 0xE0)  # the rest of a longer character begins nothing
             c = np.int64(0x0A)
             length = np.int64(1)
             if i < stop:
@@ -214,11 +280,15 @@ def _candidates(offsets: Any, data: Any, begins: Any) -> Any:
                 separators = 1
             elif separators < 2 and _is_separator(c) and (digits or separators):
                 separators += 1
+            elif c == 0x2E and digits and separators == 0:
+                points += 1
+                separators = 2  # a digit must follow
             else:
-                if digits >= FEWEST_DIGITS:
+                if digits >= FEWEST_DIGITS or points >= 3:
                     found, count = _add(found, count, d, start, end)
-                digits = 0
-                separators = 0
+                if digits or separators:  # the character that ends a run may begin another
+                    digits = separators = points = 0
+                    continue
                 if c == 0x40 and i > offsets[d] and _is_name(data[i - 1]) and i + 1 < stop and _is_name(data[i + 1]):
                     first = i
                     while first > offsets[d] and i - first < 64 and _is_name(data[first - 1]):

@@ -11,6 +11,8 @@ Line ends become LF; spaces at line ends go, and of several empty lines one stay
 an ordinary space; control characters, zero-width spaces, byte-order marks and direction marks go.
 """
 
+import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -47,17 +49,54 @@ VOICED, SEMI_VOICED = _table(_VOICED), _table(_SEMI_VOICED)
 
 def normalise(texts: "pa.StringArray", keep_letters: bool = False) -> "pa.StringArray":
     """The normal form of every text; doing it twice changes nothing."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     offsets, data = buffers(texts)
-    folded = strings(*_fold(offsets, data, keep_letters, FULL_WIDTH, VOICED, SEMI_VOICED))
-    return pc.utf8_normalize(folded, form="NFC")
+    starts, folded, unsure = _fold(
+        offsets, data, keep_letters, _plain(keep_letters), FULL_WIDTH, VOICED, SEMI_VOICED, _may_change()
+    )
+    out = strings(starts, folded)
+    if not unsure.any():
+        return out
+    rows = pa.array(unsure)
+    return pc.replace_with_mask(out, rows, pc.utf8_normalize(out.filter(rows), form="NFC"))
+
+
+@lru_cache(maxsize=1)
+def _may_change() -> np.ndarray:
+    """For each code point of the basic plane whether a text that holds it may change under NFC: those that decompose or
+    are reordered, and those that compose with the one before. A text without them is in NFC (UAX 15, section 9)."""
+    table = np.zeros(0x10000, bool)
+    for c in range(0x300, 0x10000):  # below, nothing changes and nothing composes with the one before
+        one = chr(c)
+        table[c] = unicodedata.combining(one) != 0 or not unicodedata.is_normalized("NFC", one)
+        parts = unicodedata.decomposition(one).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            table[int(parts[1], 16)] = True
+    table[0x1161:0x1176] = table[0x11A8:0x11C3] = True  # Hangul is composed by arithmetic
+    return table
+
+
+@lru_cache(maxsize=2)
+def _plain(keep_letters: bool) -> np.ndarray:
+    """For each code point of the basic plane whether it stays as it is, whatever stands beside it, and is no space."""
+    plain = ~_may_change()
+    plain[:0x21] = plain[0x7F:0xA1] = False
+    plain[[0xAD, 0x3000, *range(0x2000, 0x2070), *range(0xFF61, 0xFFA0), *range(0xFFF0, 0x10000), 0xFEFF]] = False
+    if not keep_letters:
+        plain[[*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B)]] = False
+    return plain
 
 
 @kernel
-def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, semi: Any) -> Any:
-    """All of it but NFC, in one pass: offsets and bytes of the result. No text grows."""
+def _fold(
+    offsets: Any, data: Any, keep_letters: bool, plain: Any, full: Any, voiced: Any, semi: Any, may_change: Any
+) -> Any:
+    """All of it but NFC, in one pass: offsets and bytes of the result, and which texts NFC may change. None
+    grows."""
     n = len(offsets) - 1
+    unsure = np.zeros(n, np.bool_)
     out = np.empty(offsets[n] - offsets[0], np.uint8)
     starts = np.zeros(n + 1, np.int32)
     o = 0
@@ -70,6 +109,16 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
         i, stop = offsets[d], offsets[d + 1]
         while i < stop:
             c, length = decode(data, i)
+            if c < 0x10000 and plain[c]:
+                for _ in range(length):
+                    out[o] = data[i]
+                    o += 1
+                    i += 1
+                visible = o
+                floor = o
+                lines = 0
+                last = c
+                continue
             i += length
             if c == 0x0D and i < stop and data[i] == 0x0A:
                 continue
@@ -100,6 +149,8 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
                     c = full[c - 0xFF61]
                 elif not keep_letters and (0xFF10 <= c <= 0xFF19 or 0xFF21 <= c <= 0xFF3A or 0xFF41 <= c <= 0xFF5A):
                     c -= 0xFEE0
+                # Beyond the basic plane: kanji and pictographs are safe, all else is not asked.
+                unsure[d] |= may_change[c] if c < 0x10000 else not (0x1F300 <= c < 0x1FB00 or 0x20000 <= c < 0x2F800)
                 o = _put(out, o, c)
                 visible = o
                 floor = o
@@ -107,7 +158,7 @@ def _fold(offsets: Any, data: Any, keep_letters: bool, full: Any, voiced: Any, s
                 last = c
         o = visible
         starts[d + 1] = o
-    return starts, out[:o]
+    return starts, out[:o], unsure
 
 
 @numba.njit(inline="always")

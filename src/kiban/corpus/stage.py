@@ -204,15 +204,22 @@ class CorpusSettings(Settings):
 
     `recipe` is the name of rules that come with Kiban, or a file of your own; `hold_back` the share of each source
     that is kept for measuring; `near_duplicate` the Jaccard similarity of character 5-grams from which on the shorter
-    of two documents goes, found by `bands` bands of a signature of `permutations`. `evaluation_data` is a folder of
-    evaluation sets that no document may hold, beside our own. `withdrawn` lists ids or uris of documents, or names of
-    sources, that must stay out. `workers` is a number of processes; any number gives the same corpus."""
+    of two documents goes, found by `bands` bands of a signature of `permutations` entries of `signature_bits`. Lines of
+    `repeated_paragraphs` characters or more, and spans of about `repeated_spans` characters or more, are cut out of all
+    documents but the first that has them; without these settings nothing is cut. `mask_names` masks names and addresses
+    beside numbers (`kiban[names]`). `evaluation_data` is a folder of evaluation sets that no document may hold, beside
+    our own. `withdrawn` lists ids or uris of documents, or names of sources, that must stay out. `workers` is a number
+    of processes; any number gives the same corpus."""
 
     recipe: str = "kiban"
     hold_back: float = Field(default=0.01, ge=0, lt=1)
     near_duplicate: float = Field(default=0.8, gt=0.5, le=1)
     permutations: int = Field(default=128, ge=16, le=1024)
     bands: int = Field(default=32, ge=1)
+    signature_bits: Literal[32, 64] = 32
+    repeated_paragraphs: int | None = Field(default=None, ge=5)
+    repeated_spans: int | None = Field(default=None, ge=20)
+    mask_names: bool = False
     evaluation_data: str | None = None
     withdrawn: tuple[str, ...] = ()
     workers: int = Field(default=1, ge=1, exclude=True)
@@ -232,6 +239,13 @@ def _recipe_of(settings: CorpusSettings) -> Path:
     return recipe_file(settings.recipe, Path(settings.folder))
 
 
+def _recipe_files(settings: CorpusSettings) -> list[Path]:
+    from kiban.corpus.quality import lists, load_recipe
+
+    recipe = _recipe_of(settings)
+    return [recipe, *lists(load_recipe(recipe))]
+
+
 def _evaluation_files(settings: CorpusSettings) -> list[Path]:
     from kiban.corpus.evaluation_sets import evaluation_files
 
@@ -246,13 +260,14 @@ def _evaluation_files(settings: CorpusSettings) -> list[Path]:
 
 @stage(
     "corpus",
-    inputs=("sources",),
     version=2,
-    external=lambda settings: [_recipe_of(settings), *_evaluation_files(settings)],
+    inputs=("sources",),
+    external=lambda settings: [*_recipe_files(settings), *_evaluation_files(settings)],
 )
 def corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progress: Progress) -> Outcome:
     """Makes the corpus: shards/part-*.parquet, held_back.parquet, ledger.parquet (a row for every document that is in
-    neither), summary.json."""
+    neither), masks.parquet (how much of what was masked in which document), cuts.parquet (how much was cut out of
+    which), summary.json."""
     import shutil
     from concurrent.futures.process import BrokenProcessPool
 
@@ -272,10 +287,13 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
     from kiban.corpus import build, curate
     from kiban.corpus.decontamination import grams_of
     from kiban.corpus.evaluation_sets import evaluation_files, texts_of
+    from kiban.corpus.names import tokenizer
     from kiban.corpus.quality import load_recipe
 
     work = out / ".work"
     recipe = load_recipe(_recipe_of(settings))
+    if settings.mask_names:
+        tokenizer()
     shipped = evaluation_files(None)
     given = [file for file in _evaluation_files(settings) if file not in shipped]
     grams = grams_of(chain(*map(texts_of, given)), short=list(chain(*map(texts_of, shipped))))
@@ -288,7 +306,7 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
         bring(origin, progress)
         inputs.append(build.input_of(origin, settings, recipe, work, int(artifact.metrics["source.bytes"].value)))
     pieces = build.read_sources(inputs, work, settings.workers, progress)
-    decision = build.decide(pieces, inputs, settings.bands, settings.near_duplicate, settings.hold_back)
+    decision = build.decide(pieces, inputs, settings)
     build.write_corpus(pieces, decision, out, progress)
     return Outcome(metrics=_metrics(build.summarise(pieces, inputs, out)))
 

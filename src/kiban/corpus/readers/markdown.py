@@ -41,6 +41,18 @@ TAG = re.compile(
 TABLE_ROW = re.compile(r"^[ \t]*\|.*$", re.MULTILINE)
 PADDING = re.compile(r"[ \t]{2,}|(?<=---)-+")
 IMPORT = re.compile(r"^(?:import|export)\s.+$", re.MULTILINE)
+# What goes altogether, and what it cannot be without: to look for that is cheaper than to try the pattern.
+LEFT_OUT = (
+    (INCLUDE, ""),
+    (CONTAINER, ":::"),
+    (ANCHOR, "<"),
+    (HEADING_ID, "{#"),
+    (REFERENCE, "]:"),
+    (READING, "<"),
+    (TAG_LINE, "<"),
+    (TAG, "<"),
+    (IMPORT, "port"),
+)
 
 
 def read(member: Member, encoding: str) -> Iterator[Document]:
@@ -51,12 +63,16 @@ def read(member: Member, encoding: str) -> Iterator[Document]:
         text = text[front.end() :]
         title, author, date = (_value(pattern, front[1]) for pattern in (TITLE, AUTHOR, DATE))
     text = _without_code(COMMENT.sub("", text))
-    for pattern in (INCLUDE, CONTAINER, ANCHOR, HEADING_ID, REFERENCE, READING, TAG_LINE, TAG, IMPORT):
-        text = pattern.sub("", text)
-    text = ALERT.sub(r"\1", text)
-    text = TABLE_ROW.sub(lambda row: PADDING.sub(_one_space, row[0]), text)
-    for pattern in (IMAGE, LINK, REFERENCE_LINK):
-        text = pattern.sub(r"\1", text)
+    for pattern, needed in LEFT_OUT:
+        if needed in text:
+            text = pattern.sub("", text)
+    if "[!" in text:
+        text = ALERT.sub(r"\1", text)
+    if "|" in text:
+        text = TABLE_ROW.sub(lambda row: PADDING.sub(_one_space, row[0]), text)
+    for pattern, needed in ((IMAGE, "]("), (LINK, "]("), (REFERENCE_LINK, "][")):
+        if needed in text:
+            text = pattern.sub(r"\1", text)
     if not title and (heading := FIRST_HEADING.search(text)):
         title = heading[1]
     yield Document(html.unescape(text), member.name, html.unescape(title), author, _iso(date))

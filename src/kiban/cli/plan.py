@@ -1,0 +1,207 @@
+"""`kiban plan`: what a run will take before it starts."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kiban.artifacts.errors import KibanError
+from kiban.cli.show import print_json
+
+app = typer.Typer(help="What a run will take, before it starts.", no_args_is_help=True, rich_markup_mode=None)
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="Rows in the form of published_runs.json.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The cost model against measured runs: predicted, measured, error. What the model was fitted on is predicted by
+    constants fitted without it.
+
+    Example: kiban plan check published_runs.json --json
+    """
+    from kiban.planning.check import check as compare
+    from kiban.planning.published import read_rows
+
+    found = compare(read_rows(file))
+    if as_json:
+        print_json(
+            {
+                "rows": [
+                    {
+                        "id": row.id,
+                        "figure": row.figure,
+                        "predicted": row.predicted,
+                        "measured": row.measured,
+                        "relative_error": row.relative_error,
+                        "held_out": row.held_out,
+                        "chosen": list(row.chosen),
+                    }
+                    for row in found.rows
+                ],
+                "unmodelled": [{"id": id, "reason": reason} for id, reason in found.unmodelled],
+                "median_abs_error": found.median_abs_error,
+                "p90_abs_error": found.p90_abs_error,
+            }
+        )
+        return
+    for row in found.rows:
+        values = f"{row.predicted:12.4g} predicted {row.measured:12.4g} measured {100 * row.relative_error:+7.1f} %"
+        print(f"{row.id!s:>5} {row.figure:24} {values}  {row.name}")
+    for id, reason in found.unmodelled:
+        print(f"{id!s:>5} not modelled: {reason}")
+    if found.errors:
+        assert found.median_abs_error is not None and found.p90_abs_error is not None
+        print(
+            f"{len(found.errors)} figures: median error {100 * found.median_abs_error:.1f} %, 90th percentile "
+            f"{100 * found.p90_abs_error:.1f} %, worst {100 * found.errors[-1]:.1f} %"
+        )
+    print(f"{sum(row.held_out for row in found.rows)} of them by constants fitted without their source and model")
+
+
+@app.command()
+def search(
+    preset: Annotated[str, typer.Argument(help="A preset, or a folder or file with config.json.")],
+    gpu: Annotated[str, typer.Option(help="h100, h200, b200, gb200, gb300, a100, ...")],
+    gpus: Annotated[int, typer.Option(help="How many.")],
+    tokens: Annotated[str, typer.Option(help="To train on: 300B, 15T.")],
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens; the preset's context.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences a step; by the model's width.")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16, fp8, mxfp8 or nvfp4; the best that the GPU has.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Layouts to show.")] = 5,
+    explain: Annotated[bool, typer.Option(help="Say why the runner-up lost.")] = False,
+    budget_jpy: Annotated[float | None, typer.Option(help="At most so many yen.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="At most so many days.")] = None,
+    power_mw: Annotated[float | None, typer.Option(help="At most so many megawatts.")] = None,
+    site: Annotated[int, typer.Option(min=1, help="Sites that the GPUs stand at, in equal parts.")] = 1,
+    site_link: Annotated[float, typer.Option(help="GB/s between a site and the others.")] = 50.0,
+    storage: Annotated[float, typer.Option(help="GB/s that checkpoints are written with.")] = 100.0,
+    jpy_per_gpu_hour: Annotated[float | None, typer.Option(help="Rent; by prices.toml.")] = None,
+    hardware: Annotated[Path | None, typer.Option(help="A TOML file with other GPUs.")] = None,
+    price_file: Annotated[Path | None, typer.Option("--prices", help="A TOML file with other prices.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The best layouts of a model on given GPUs: memory, time, money, failures.
+
+    Example: kiban plan search trillion --gpu h100 --gpus 4096 --tokens 15T --explain
+    """
+    from kiban.planning import search as planner
+    from kiban.planning.hardware import PEAK
+    from kiban.planning.hardware import gpu as gpu_of
+    from kiban.planning.running import prices, run_of
+    from kiban.planning.shape import shape_of
+
+    total = _tokens(tokens)
+    for name, value in (("--gpus", gpus), ("--batch", batch), ("--sequence-length", sequence_length)):
+        if value is not None and value < 1:
+            raise KibanError(f"{name} {value}: must be at least 1")
+    for name, rate in (("--site-link", site_link), ("--storage", storage)):
+        if rate <= 0:
+            raise KibanError(f"{name} {rate}: must be more than 0")
+    config, card, costs = _config(preset), gpu_of(gpu, hardware), prices(price_file)
+    if precision is not None and (precision not in PEAK or card.peak(precision) is None):
+        raise KibanError(f"--precision {precision}: {card.name} has none; it has {', '.join(_has(card))}")
+    if gpus % site:
+        raise KibanError(f"--site {site}: does not divide {gpus} GPUs into equal parts")
+    price = jpy_per_gpu_hour or costs.jpy_per_gpu_hour.get(gpu.lower())
+    if price is None:
+        raise KibanError(f"--gpu {gpu}: has no price; give --jpy-per-gpu-hour, or --prices with one")
+    shape, length = shape_of(config), sequence_length or config.max_position_embeddings
+    sequences = batch or planner.default_batch(shape, gpus, length)
+    precisions = [precision] if precision else planner.precisions_of(card)
+    every = planner.layouts(shape, card, gpus, sequences, length, precisions, site)
+    found = planner.search(shape, card, every, length, site, site_link * 1e9)
+    if not found.candidates:
+        raise KibanError(planner.too_large_message(shape, card, gpus, found, length))
+
+    plans: list[dict[str, Any]] = []
+    for candidate in found.candidates[: max(top, 2)]:
+        speed = sequences * length / candidate.seconds
+        run = run_of(shape, card, gpus, total, speed, price, costs, storage * 1e9)
+        plans.append(
+            {
+                "layout": dataclasses.asdict(candidate.layout) | {"data": candidate.layout.data},
+                "text": str(candidate.layout),
+                "memory_bytes": candidate.memory,
+                "step_seconds": candidate.parts | {"load": 0.0, "total": candidate.seconds},
+                "tokens_per_s_per_gpu": speed / gpus,
+                "mfu": shape.flops_per_token(length) * speed / gpus / (card.bf16 * 1e12),
+                **dataclasses.asdict(run),
+            }
+        )
+    _hold(plans[0], budget_jpy, deadline, power_mw)
+    if as_json:
+        print_json({"gpu": card.name, "gpus": gpus, "batch": sequences, "sequence_length": length, "tokens": total}
+                   | {"considered": found.considered, "too_large": found.too_large, "plans": plans[:top]})  # fmt: skip
+        return
+    print(f"{preset} on {gpus} x {card.name}: {shape.total / 1e9:.1f}B parameters, {total:.3g} tokens, "
+          f"{sequences} sequences of {length} a step")  # fmt: skip
+    print(f"{found.considered} layouts, {found.too_large} of them too large; the fastest:")
+    for number, plan in enumerate(plans[:top], 1):
+        _show(number, plan, costs.date)
+    if explain and len(plans) > 1:
+        print(_explained(plans[0], plans[1]))
+
+
+def _show(number: int, plan: dict[str, Any], prices_of: object) -> None:
+    seconds, memory = plan["step_seconds"], plan["memory_bytes"]
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total" and value >= 0.005)
+    kinds = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in memory.items() if name != "total")
+    print(f"\n{number}. {plan['text']}")
+    print(f"   {plan['tokens_per_s_per_gpu']:.0f} tokens/s/GPU, MFU {100 * plan['mfu']:.1f} % of bf16's peak")
+    print(f"   step {seconds['total']:.2f} s: {parts}")
+    print(f"   memory {memory['total'] / 1e9:.1f} GB on the fullest stage: {kinds}")
+    print(f"   {plan['days']:.1f} days, {plan['gpu_hours']:.3g} GPU-hours, {plan['megawatt_hours']:.0f} MWh at most "
+          f"({plan['megawatts']:.1f} MW), {plan['jpy']:.3g} yen (prices of {prices_of})")  # fmt: skip
+    minutes = plan["checkpoint_interval_s"] / 60
+    print(f"   {plan['failures']:.0f} failures expected; a checkpoint every {minutes:.0f} min "
+          f"({plan['checkpoint_seconds']:.1f} s each); goodput {100 * plan['goodput']:.1f} %")  # fmt: skip
+
+
+def _explained(best: dict[str, Any], other: dict[str, Any]) -> str:
+    one, two = best["step_seconds"], other["step_seconds"]
+    changes = sorted(((two[name] - one[name], name) for name in one if name != "total"), key=lambda x: -abs(x[0]))
+    said = ", ".join(f"{name} {change:+.3f} s" for change, name in changes if abs(change) > 5e-4) or "nothing to see"
+    return f"\nThe runner-up ({other['text']}) takes {two['total'] - one['total']:.3f} s a step longer: {said}."
+
+
+def _hold(plan: dict[str, Any], budget: float | None, deadline: float | None, power: float | None) -> None:
+    """Raises KibanError if the fastest plan, which is the cheapest too, does not keep to a bound."""
+    for name, bound, key, unit in (
+        ("--budget-jpy", budget, "jpy", "yen"),
+        ("--deadline", deadline, "days", "days"),
+        ("--power-mw", power, "megawatts", "MW"),
+    ):
+        if bound is not None and plan[key] > bound:
+            raise KibanError(
+                f"{name} {bound:g}: the fastest layout takes {plan[key]:.4g} {unit}; change --gpus or --tokens"
+            )
+
+
+def _tokens(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMBT]?)", text.replace("_", ""))
+    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if count < 1:
+        raise KibanError(f"--tokens {text}: no number of tokens; write it like 300B or 15T")
+    return count
+
+
+def _config(preset: str) -> Any:
+    from kiban.model.hf_config import read_config
+    from kiban.model.presets import preset as config_of
+
+    path = Path(preset)
+    if path.is_file():
+        path = path.parent
+    return read_config(path) if path.is_dir() else config_of(preset)
+
+
+def _has(card: Any) -> list[str]:
+    from kiban.planning.hardware import PEAK
+
+    return [name for name in PEAK if card.peak(name) is not None]
