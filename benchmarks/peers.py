@@ -27,9 +27,10 @@ WHOLE = {
         *("nltk", "orjson", "regex", "tldextract", "tokenizers", "xxhash<4"),
     ],
     "swallow": ["pyarrow"],
+    "lm-eval": ["transformers>=5,<6", "lm-eval[hf]==0.4.13"],
 }
 BARE = {"torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"]}
-WITH_TORCH = ("transformers", "torchtitan")
+WITH_TORCH = ("transformers", "torchtitan", "lm-eval")
 CLONES = {
     "swallow": (
         "https://github.com/swallow-llm/swallow-corpus",

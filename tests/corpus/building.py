@@ -24,10 +24,15 @@ def source_of(name: str, path: Path, format: str, **settings: Any) -> SourceSett
 def build(store: Path, sources: list[SourceSettings], **settings: Any) -> Artifact:
     """The corpus of these sources."""
     nodes = [
-        Node(f"source.{s.name}", source, s.model_copy(update={"location": None if s.format == "demo" else s.path}), {})
+        Node(
+            f"source.{s.name}",
+            source,
+            s.model_copy(update={"location": None if s.format == "demo" else s.location or s.path}),
+            {},
+        )
         for s in sources
     ]
-    locations = {s.name: s.path for s in sources if s.format != "demo"}
+    locations = {s.name: s.location or s.path for s in sources if s.format != "demo"}
     wanted = CorpusSettings.model_validate(settings | {"locations": locations, "folder": str(store)})
     nodes.append(Node("corpus", corpus, wanted, {"sources": tuple(node.name for node in nodes)}))
     opened = open_store(str(store), store)

@@ -278,7 +278,7 @@ def test_one_document_in_the_wrong_encoding_goes_to_the_ledger(tmp_path: Path) -
     folder.mkdir()
     for i, text in enumerate(sentences(5)):
         (folder / f"{i}.txt").write_bytes(text.encode("cp932" if i == 2 else "utf-8"))
-    corpus = build(tmp_path / "store", [source_of("own", folder, "plain")], hold_back=0)
+    corpus = build(tmp_path / "store", [source_of("own", folder, "plain", encoding="utf-8")], hold_back=0)
     (row,) = ledger(corpus)
     assert (row["reason"], row["uri"]) == ("undecodable", "2.txt")
     assert row["detail"].startswith("not utf-8")
@@ -290,7 +290,7 @@ def test_a_source_all_in_the_wrong_encoding(tmp_path: Path) -> None:
     folder.mkdir()
     for i, text in enumerate(sentences(3)):
         (folder / f"{i}.txt").write_bytes(text.encode("cp932"))
-    message = error_of(tmp_path, source_of("own", folder, "plain"))
+    message = error_of(tmp_path, source_of("own", folder, "plain", encoding="utf-8"))
     assert message.startswith("source 'own': none of its 3 documents can be read as plain in utf-8")
     assert "0.txt" in message and "`encoding`" in message
     assert len(kept(build(tmp_path / "store", [source_of("own", folder, "plain", encoding="cp932")], hold_back=0))) == 3
@@ -298,7 +298,7 @@ def test_a_source_all_in_the_wrong_encoding(tmp_path: Path) -> None:
 
 def test_euc_jp_is_not_taken_for_cp932(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(f"あい\nうえ\n\n{'あいうえおかきくけこさしすせそ。' * 9}".encode("euc_jp"))
-    assert "EUC-JP" in error_of(tmp_path, source_of("own", tmp_path / "a.txt", "aozora"))
+    assert "EUC-JP" in error_of(tmp_path, source_of("own", tmp_path / "a.txt", "aozora", encoding="cp932"))
 
 
 @pytest.mark.parametrize(

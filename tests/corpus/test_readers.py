@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from kiban.corpus.documents import Document, Refused, Unreadable
 from kiban.corpus.readers import FORMATS
-from kiban.corpus.readers.aozora import character
+from kiban.corpus.readers.aozora import character, clean
 from kiban.corpus.readers.member import Member
 from kiban.corpus.stage import FormatName
 
 
 def read(format: str, content: str | bytes, encoding: str | None = None) -> list[Document | Refused]:
     expected = encoding or FORMATS[format].encoding
-    data = content if isinstance(content, bytes) else content.encode("utf-8" if expected == "declared" else expected)
+    data = content if isinstance(content, bytes) else content.encode("utf-8" if expected == "detect" else expected)
     return list(FORMATS[format].read(Member("file", data), expected))
 
 
@@ -84,6 +84,10 @@ def test_aozora_first_printed() -> None:
         ("「口＋世」、U+546D、164-7", "呭"),
         ("「魚＋昜」、146-下-16", "〓"),
         ("小書き平仮名ん、87-16", "〓"),
+        ("小書き片仮名ヲ、739-11", "𛅦"),
+        ("「魚＋昜」、498-上-21", "〓"),
+        ("ます記号、12-3", "〼"),
+        ("感嘆符三つ、43-8", "!!!"),
         ("無い区点、第3水準1-99-99", "〓"),
         ("代用対、U+D800", "〓"),
     ],
@@ -95,6 +99,12 @@ def test_aozora_characters_that_shift_jis_lacks(note: str, expected: str) -> Non
 def test_aozora_without_a_header_is_malformed() -> None:
     with pytest.raises(Unreadable):
         read("aozora", "ただの文章。")
+
+
+def test_aozora_accents_and_repetition() -> None:
+    assert clean("〔cafe'〕と〔ママ〕、〔E'tude d'un oe&uvre〕") == "caféと〔ママ〕、Étude d'un œuvre"
+    assert clean("〔byo_-soku, franc,ais, nai:f, go/d〕") == "byō-soku, français, naïf, gød"
+    assert clean("いろ／＼に、しみ／″＼と") == "いろ〳〵に、しみ〴〵と"
 
 
 MARKDOWN = """\
@@ -180,10 +190,10 @@ def test_html_in_cp932() -> None:
 
 
 def test_html_that_is_not_what_it_declares() -> None:
+    for charset in ("utf-8", "klingon", "iso-2022-jp"):  # the bytes are CP932 whatever the page says
+        assert only("html", HTML.replace("shift_jis", charset).encode("cp932")).title == "法律"
     with pytest.raises(UnicodeDecodeError):
-        read("html", HTML.replace("charset=shift_jis", "charset=utf-8").encode("cp932"))
-    with pytest.raises(UnicodeDecodeError):
-        read("html", HTML.replace("charset=shift_jis", "charset=klingon").encode("cp932"))
+        read("html", HTML.encode("cp932").replace("施行".encode("cp932"), b"\x81\xff\xff"))
 
 
 LAW = """\
@@ -322,11 +332,14 @@ def test_jsonl() -> None:
     assert found[-1] == Document("二", "file#6")
 
 
-@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"jsonl", "demo", "html"}))
+TEXT = ["aozora", "dialogue_json", "dialogue_tsv", "knp_org", "law_xml", "markdown", "plain", "po", "squad_json"]
+
+
+@pytest.mark.parametrize("format", [*TEXT, "subtitles"])
 def test_a_wrong_encoding_is_an_error_and_never_replaced(format: str) -> None:
-    data = "縦書きの文章、である。".encode("utf-8" if format == "aozora" else "cp932")
+    data = "縦書きの文章、である。".encode("cp932")
     with pytest.raises(UnicodeDecodeError):
-        read(format, data)
+        read(format, data, "utf-8")
 
 
 PIECES = st.sampled_from(

@@ -1,10 +1,13 @@
+import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kiban.artifacts.errors import KibanError
-from kiban.tokenizer import packing
+from kiban.tokenizer import packing, passages
 from kiban.tokenizer.bpe import Tokenizer
 from kiban.tokenizer.packing import TokenStore, pack
 from tests.tokenizer.test_bpe import TEXTS, VOCABULARY
@@ -48,6 +51,61 @@ def test_every_token_leads_to_its_document_and_back(
     assert store.num_documents == len(given)
     assert store.documents(5, 5) == []
     assert (store.vocab_size, store.tokenizer) == (tokenizer.vocab_size, tokenizer.digest)
+
+
+def test_passages_are_found_exactly(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "BLOCK", 2000)
+    given = [(f"id{i}", "a", f"{TEXTS[i % 5] * 3}番号{i}号。{TEXTS[(i + 1) % 5]}") for i in range(200)]
+    list(pack(tokenizer, given, tmp_path))
+    store = TokenStore.open(tmp_path)
+    assert len(np.load(tmp_path / passages.BLOCKS)) > 10
+    for passage in ("番号137号", "番号1", "号。", "軸受から異音", "もののあはれ", "葛\U000e0100"):
+        expected = [document_id for document_id, _, text in given if passage in text]
+        assert [place.id for place in store.search(passage, tokenizer)] == expected, passage
+    assert len(passages.blocks_with(tmp_path, "番号137号", 200)) < 4
+    (tmp_path / passages.BLOCKS).unlink()  # without the index: slower, the same
+    assert [place.id for place in store.search("番号137号", tokenizer)] == ["id137"]
+
+
+def test_each_token_of_a_window_knows_its_document(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    list(pack(tokenizer, documents(50), tmp_path))
+    store = TokenStore.open(tmp_path)
+    for start in range(0, store.total - 300, 97):
+        numbers = store.document_of(start, 300)
+        places = store.documents(start, start + 300)
+        for token, number in enumerate(numbers):
+            place = places[number]
+            assert place.start <= start + token < place.start + place.length
+
+
+def test_packed_tokens_without_look_ups_are_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    list(pack(tokenizer, documents(50), tmp_path))
+    there = [TokenStore.open(tmp_path).find(f"id{i}") for i in range(51)]
+    for name in (packing.STARTS, packing.KEYS, packing.ROWS):
+        (tmp_path / name).unlink()
+    assert [TokenStore.open(tmp_path).find(f"id{i}") for i in range(51)] == there
+    assert there[50] is None
+
+
+@pytest.mark.slow
+def test_a_hundred_million_tokens_resolve_in_milliseconds(tmp_path: Path) -> None:
+    num, each = 200_000, 500
+    starts = np.arange(num, dtype=np.int64) * each
+    ids = [f"{i:032x}" for i in range(num)]
+    np.memmap(tmp_path / "shard-00000.bin", "<u4", "w+", shape=num * each)
+    table = pa.table([ids, ["s"] * num, starts, np.full(num, each)], schema=packing.SCHEMA)
+    pq.write_table(table, tmp_path / packing.INDEX, row_group_size=packing.ROW_GROUP)
+    keys = np.array([packing._key(i) for i in ids], np.uint64)
+    order = np.argsort(keys, kind="stable")
+    for name, array in ((packing.STARTS, starts), (packing.KEYS, keys[order]), (packing.ROWS, order)):
+        np.save(tmp_path / name, array)
+    store = TokenStore(tmp_path, 8192, "none", [num * each])
+    store.find(ids[0])
+    begin = time.perf_counter()
+    for i in range(0, num, 2000):
+        assert store.find(ids[i]) == (i * each, each)
+        assert [place.id for place in store.documents(i * each, i * each + each + 1)] == ids[i : i + 2]
+    assert (time.perf_counter() - begin) / 200 < 0.02
 
 
 def test_packing_again_over_leftovers_gives_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kiban.cli.plan import app as plan_app
 from kiban.cli.robot import app as robot_app
 from kiban.cli.run import report, run, status
 from kiban.cli.serve import chat, serve
+from kiban.cli.tokenizer import app as tokenizer_app
 from kiban.cli.trace import trace
 from kiban.cli.train import tokens, train
 from kiban.cli.verify import verify
@@ -40,6 +41,7 @@ for command in (init, run, status, report, trace, export, tokens, train, verify,
 app.add_typer(eval_app, name="eval")
 app.add_typer(plan_app, name="plan")
 app.add_typer(robot_app, name="robot")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 
 def _version(wanted: bool) -> None:

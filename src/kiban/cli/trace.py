@@ -31,7 +31,7 @@ def trace(
     if "corpus" not in made:
         raise KibanError(f"{programme.folder}: no corpus is made yet; `kiban run {folder} --to corpus` makes it")
     found = []
-    for document in _documents(made["corpus"], what):
+    for document in _found(made, what):
         found.append(document | _consumption(document["id"], made))
         if len(found) == MOST:
             break
@@ -49,15 +49,50 @@ def trace(
         raise typer.Exit(1)
 
 
-def _documents(corpus: Artifact, what: str) -> Iterator[dict[str, Any]]:
+def _found(made: dict[str, Artifact], what: str) -> Iterator[dict[str, Any]]:
+    """Documents with that id or passage: by the index of the packed tokens, where they are made, else by reading all
+    text. What was held back is in no token and is always read."""
+    if "tokens" not in made or "tokenizer" not in made:
+        yield from _documents(made["corpus"], what)
+        return
+    from itertools import islice
+
+    from kiban.tokenizer.bpe import Tokenizer
+    from kiban.tokenizer.packing import TokenStore
+
+    store = TokenStore.open(made["tokens"].path)
+    if store.find(what) is not None:
+        yield from _documents(made["corpus"], what, [what])
+        return
+    ids = [place.id for place in islice(store.search(what, Tokenizer.load(made["tokenizer"].path)), MOST)]
+    if ids:
+        yield from _documents(made["corpus"], what, ids)
+    yield from _documents(made["corpus"], what, held_back=True)
+
+
+def _documents(
+    corpus: Artifact, what: str, ids: list[str] | None = None, held_back: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Documents of the corpus with that id or passage; of these `ids` where they are given; of the held-back
+    ones alone, or of all."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     fields = ["id", "source", "partner", "licence", "uses", "residency", "title", "author", "uri", "register", "text"]
-    for path in [*sorted((corpus.path / "shards").glob("*.parquet")), corpus.path / "held_back.parquet"]:
-        for batch in pq.ParquetFile(path).iter_batches(columns=fields):
-            hit = pc.or_(pc.equal(batch["id"], what), pc.match_substring(batch["text"], what))
-            for row in batch.filter(hit).to_pylist():
+    kept = corpus.path / "held_back.parquet"
+    for path in [kept] if held_back else [*sorted((corpus.path / "shards").glob("*.parquet")), kept]:
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            if ids is not None:
+                here = pc.is_in(file.read_row_group(group, ["id"])["id"], pa.array(ids))
+                if not pc.any(here).as_py():
+                    continue
+                rows = file.read_row_group(group, fields).filter(here)
+            else:
+                rows = file.read_row_group(group, fields)
+                rows = rows.filter(pc.or_(pc.equal(rows["id"], what), pc.match_substring(rows["text"], what)))
+            for row in rows.to_pylist():
                 yield row | {"shard": path.name, "held_back": path.name == "held_back.parquet"}
 
 
@@ -93,7 +128,21 @@ def _consumption(document_id: str, made: dict[str, Artifact]) -> dict[str, Any]:
                 steps.add(position // order["batch_sequences"] + 1)
     for start_step, end_step in order.get("excluded_steps", []):
         steps -= set(range(start_step, end_step + 1))
-    return {"token_offset": start, "tokens": length, "steps": sorted(steps), "checkpoint": manifest.address}
+    shards = sorted({tokens.shard_of(start), tokens.shard_of(start + length - 1)})
+    reached = [step for step in _checkpoints(made["model"]) if steps and step >= min(steps)]
+    return {
+        "token_offset": start,
+        "tokens": length,
+        "token_shards": shards,
+        "steps": sorted(steps),
+        "checkpoint": manifest.address,
+        "checkpoints": reached,
+    }
+
+
+def _checkpoints(model: Artifact) -> list[int]:
+    """The steps after which a checkpoint of the run is kept."""
+    return sorted(int(path.name.removeprefix("step-")) for path in model.path.glob("checkpoints/step-*"))
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -106,6 +155,11 @@ def _show(document: dict[str, Any]) -> None:
         print("  training   no model is trained yet")
     elif document["steps"]:
         steps = ", ".join(str(step) for step in document["steps"][:12])
-        print(f"  training   read in step {steps} of {document['checkpoint'][:19]}")
+        more = f" and {len(document['steps']) - 12} more" if len(document["steps"]) > 12 else ""
+        print(f"  training   read in step {steps}{more} of {document['checkpoint'][:19]}")
+        shards = ", ".join(document["token_shards"])
+        print(f"  tokens     {document['tokens']} from {document['token_offset']} on, in {shards}")
+        if document["checkpoints"]:
+            print(f"  kept in    checkpoints of steps {', '.join(map(str, document['checkpoints']))}")
     else:
         print(f"  training   in a shard, but not reached by {document['checkpoint'][:19]}")

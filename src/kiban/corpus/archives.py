@@ -1,11 +1,14 @@
-"""Members of .tar.zst, .tar.gz, .tar, .zip, .zst and .gz files, of folders and of single files: streamed, never
-unpacked.
+"""Members of .tar.zst, .tar.gz, .tar.bz2, .tar, .zip, .zst, .gz and .bz2 files, of folders and of single files:
+streamed, never unpacked.
 
 Archives come from outside, so nothing in them is believed: names that lead out of the archive, members that are no
-files, sizes far beyond what was compressed, and ends that are missing are all found here.
+files, sizes far beyond what was compressed, and ends that are missing are all found here. None of it ends a run: what
+cannot be had is told as an entry without a stream, and the other files are read.
 """
 
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,14 +19,27 @@ from typing import Any, Protocol
 
 from kiban.artifacts.errors import KibanError
 
-TAR = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip", ".tar": None}
-COMPRESSED = {".zst": "zstd", ".gz": "gzip"}
+TAR = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip", ".tar.bz2": "bz2", ".tar": None}
+COMPRESSED = {".zst": "zstd", ".gz": "gzip", ".bz2": "bz2"}
 ARCHIVES = (*TAR, ".zip")
 
 # Text compresses 2 to 60 times (versions of one law side by side: 53 times). Bombs start at several hundred.
 MOST_RATIO = 200
 RATIO_FROM_BYTES = 64 << 20
 READ_BYTES = 64 << 10
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
+LEADS_OUT = "its name leads out of the archive; do not trust this archive: ask its sender"
 TAR_END_BYTES = 1024  # a tar archive ends with two blocks of zeros
 
 
@@ -33,7 +49,8 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a source. Read `stream` before asking for the next entry. It is None where `refusal` says why.
+    """A file of a source. Read `stream` before asking for the next entry; it raises `Damaged` where it cannot be read
+    on. It is None where `refusal` says why, `reason` in a word.
 
     `bytes` is its size, -1 where only reading it would tell. `consumed` is how much of the source's files was read when
     it was reached, for progress.
@@ -44,6 +61,15 @@ class Entry:
     stream: Readable | None
     refusal: str = ""
     consumed: int = 0
+    reason: str = "not_a_file"
+
+
+class Damaged(Exception):
+    """Why the rest of a file cannot be had: `reason` in a word for the ledger, the message in full."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 def files(location: Path, endings: tuple[str, ...], source: str) -> list[Path]:
@@ -69,7 +95,7 @@ def entries(location: Path, endings: tuple[str, ...], source: str) -> Iterator[E
     """Every file of the source at `location`, in a fixed order; archives are opened, their members' names kept.
 
     Raises:
-        KibanError: for a damaged archive, one with names that lead out of it, or a bomb: naming archive and member.
+        KibanError: for a place that is missing or may not be read. What is damaged or hostile is an entry.
     """
     before = 0
     for path in files(location, endings, source):
@@ -83,10 +109,13 @@ def entries(location: Path, endings: tuple[str, ...], source: str) -> Iterator[E
             elif lower.endswith(tuple(COMPRESSED)):
                 with _Guarded(path, COMPRESSED[path.suffix.lower()]) as stream:
                     yield Entry(name[: -len(path.suffix)], -1, stream, consumed=before)
-                    stream.finish()
+                    if not stream.told:
+                        stream.finish()
             else:
                 with path.open("rb") as plain:
                     yield Entry(name, path.stat().st_size, plain, consumed=before)
+        except Damaged as damage:
+            yield Entry(name, 0, None, str(damage), before, damage.reason)
         except PermissionError:
             raise KibanError(f"source '{source}': {path} may not be read; give yourself permission to") from None
         before += path.stat().st_size
@@ -128,7 +157,8 @@ class _Guarded:
         self._given = 0
         self.inside = ""  # the member that is being read, for the message
         self.tail = b""  # the last bytes given
-        self._damage: str | None = None
+        self._damage: Damaged | None = None
+        self.told = False  # whether the damage was raised already
 
     def __enter__(self) -> "_Guarded":
         return self
@@ -161,7 +191,7 @@ class _Guarded:
             try:
                 part = self._stream.read(min(size, READ_BYTES))
             except OSError as error:
-                self._damage = str(error).splitlines()[0]
+                self._damage = _damaged(self._path, self.inside, (str(error).splitlines() or ["unreadable"])[0])
                 break
             if not part:
                 break
@@ -170,9 +200,10 @@ class _Guarded:
             parts.append(part)
             self.tail = (self.tail + part[-TAR_END_BYTES:])[-TAR_END_BYTES:]
             if self._codec and self._given > max(RATIO_FROM_BYTES, MOST_RATIO * self._raw.tell()):
-                raise _bomb(self._path, self.inside, self._given, self._raw.tell())
+                self._damage = _bomb(self._path, self.inside, self._given, self._raw.tell())
         if self._damage is not None and not parts:
-            raise _damaged(self._path, self.inside, self._damage)
+            self.told = True
+            raise self._damage
         return b"".join(parts)
 
 
@@ -185,8 +216,10 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
                     tar.members = []  # tarfile keeps every header it has seen
                     if member.isdir():
                         continue
-                    name = stream.inside = _safe_name(path, member.name)
-                    if member.isfile():
+                    name = stream.inside = _printable(member.name)
+                    if not _stays_inside(member.name):
+                        yield Entry(name, 0, None, LEADS_OUT, stream.consumed, "unsafe_name")
+                    elif member.isfile():
                         content = tar.extractfile(member)
                         yield Entry(name, member.size, _Member(path, name, content.read), consumed=stream.consumed)
                     else:
@@ -195,7 +228,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
             stream.finish()
             if stream.tail.strip(b"\0") or len(stream.tail) < TAR_END_BYTES:
                 raise _damaged(path, stream.inside, "the mark at its end is missing")
-        except (tarfile.TarError, UnicodeDecodeError) as error:
+        except (tarfile.TarError, UnicodeDecodeError, ValueError, OverflowError) as error:
             raise _damaged(path, stream.inside, str(error)) from None
 
 
@@ -210,16 +243,23 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
                 raise _bomb(path, largest.filename, total, path.stat().st_size)
             consumed = 0
             for info in members:
-                name = _safe_name(path, info.filename)
-                if (info.external_attr >> 16) & 0o170000 == 0o120000:
+                name = _printable(info.filename)
+                if not _stays_inside(info.orig_filename):
+                    yield Entry(name, 0, None, LEADS_OUT, consumed, "unsafe_name")
+                elif (info.external_attr >> 16) & 0o170000 == 0o120000:
                     yield Entry(name, 0, None, "a link, not a file", consumed)
                 elif info.flag_bits & 1:
-                    raise KibanError(f"{path}: member '{name}' is encrypted; unpack it and give the folder")
+                    yield Entry(name, 0, None, "encrypted; unpack it and give the folder", consumed, "encrypted")
                 else:
-                    with archive.open(info) as stream:
-                        yield Entry(name, info.file_size, _Member(path, name, stream.read), consumed=consumed)
+                    try:
+                        with archive.open(info) as stream:
+                            yield Entry(name, info.file_size, _Member(path, name, stream.read), consumed=consumed)
+                    except ZIP_ERRORS as error:
+                        yield Entry(name, 0, None, str(error), consumed, "damaged")
                 consumed += info.compress_size
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+    except PermissionError:
+        raise
+    except ZIP_ERRORS as error:
         raise _damaged(path, "", str(error)) from None
 
 
@@ -234,33 +274,30 @@ class _Member:
     def read(self, size: int = -1, /) -> bytes:
         try:
             return self.read_raw(size)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, *ZIP_ERRORS) as error:
             raise _damaged(self.path, self.name, str(error)) from None
 
 
-def _damaged(path: Path, member: str, why: str) -> KibanError:
+def _damaged(path: Path, member: str, why: str) -> Damaged:
     where = f" at member '{member}'" if member else ""
-    return KibanError(f"{path}: damaged or cut short{where} ({why}); fetch the archive again and compare its digest")
+    detail = f"{path.name}: damaged or cut short{where} ({why}); fetch the archive again and compare its digest"
+    return Damaged("damaged", detail)
 
 
-def _bomb(path: Path, member: str, given: int, packed: int) -> KibanError:
+def _bomb(path: Path, member: str, given: int, packed: int) -> Damaged:
     where = f", in member '{member}'," if member else ""
-    return KibanError(
-        f"{path}: {given >> 20} MiB out of {max(packed >> 10, 1)} KiB{where} is more than {MOST_RATIO} times: "
-        "a decompression bomb? If the data is right, unpack it and give the folder"
+    return Damaged(
+        "bomb",
+        f"{path.name}: {given >> 20} MiB out of {max(packed >> 10, 1)} KiB{where} is more than {MOST_RATIO} times: "
+        "a decompression bomb? If the data is right, unpack it and give the folder",
     )
 
 
-def _safe_name(path: Path, name: str) -> str:
+def _stays_inside(name: str) -> bool:
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or ".." in parts or parts[0] == "/" or parts[0].endswith(":") or "\0" in name:
-        raise KibanError(
-            f"{path}: member {name!r} has a name that leads out of the archive; "
-            "do not trust this archive: ask its sender, or repack it without that member"
-        )
-    return _printable("/".join(parts))
+    return bool(parts) and ".." not in parts and parts[0] != "/" and not parts[0].endswith(":") and "\0" not in name
 
 
 def _printable(name: str) -> str:
     """A name as text: bytes of it that are no UTF-8 are written as \\udcXX."""
-    return name.encode(errors="backslashreplace").decode()
+    return name.replace("\\", "/").removeprefix("./").encode(errors="backslashreplace").decode()

@@ -66,7 +66,13 @@ def input_of(source: SourceSettings, corpus: CorpusSettings, recipe: Recipe, wor
     if source.place() is None:
         num_bytes = int(1e6 * (source.megabytes or DEMO_MEGABYTES))
     cut = partial(
-        pieces, source.name, source.format, source.place(), source.megabytes or DEMO_MEGABYTES, source.seed or 0
+        pieces,
+        source.name,
+        source.format,
+        source.place(),
+        source.megabytes or DEMO_MEGABYTES,
+        source.seed or 0,
+        source.extraction(),
     )
     return Input(job, cut, num_bytes, by_author=source.format == "aozora")
 
@@ -124,28 +130,39 @@ def read_sources(inputs: list[Input], folder: Path, workers: int, progress: Prog
     found = []
     for source in inputs:
         folders = [source.job.piece_folder(number) for number in range(numbers[source.job.terms.source])]
-        _check_source(source.job, folders)
+        _check_source(source.job, folders, progress)
         found += folders
     return found
 
 
-def _check_source(job: Job, folders: list[Path]) -> None:
+def _check_source(job: Job, folders: list[Path], progress: Progress) -> None:
     name = job.terms.source
     documents = sum(read_json(folder / "counts.json").get("documents_in", 0) for folder in folders)
     if documents == 0:
         raise KibanError(f"source '{name}': there is no document in it; correct its `path` or its `format`")
-    for reason, remedy in (
-        ("undecodable", "give the right one as `encoding`"),
-        ("malformed", "correct its `format`"),
-        ("empty", "correct its `path`"),
-    ):
-        tables = [pq.read_table(folder / "ledger.parquet", filters=[("reason", "=", reason)]) for folder in folders]
-        if sum(len(table) for table in tables) == documents:
-            first = next(table for table in tables if len(table)).slice(0, 1).to_pylist()[0]
-            raise KibanError(
-                f"source '{name}': none of its {documents} documents can be read as {job.format} in {job.encoding} "
-                f"({first['uri']}: {first['detail']}); {remedy}"
-            )
+    remedies = {
+        "undecodable": "give the right one as `encoding`",
+        "malformed": "correct its `format`",
+        "reader_failed": "correct its `format`",
+        "empty": "correct its `path`",
+        **dict.fromkeys(
+            ("damaged", "bomb", "unsafe_name", "encrypted", "not_a_file"), "see what its sender says to it"
+        ),
+    }
+    tables = [pq.read_table(folder / "ledger.parquet", columns=["reason", "uri", "detail"]) for folder in folders]
+    rows = [row for table in tables for row in table.to_pylist() if row["reason"] in remedies]
+    if len(rows) == documents:
+        first = rows[0]
+        raise KibanError(
+            f"source '{name}': none of its {documents} documents can be read as {job.format} in {job.encoding} "
+            f"({first['uri']}: {first['detail']}); {remedies[first['reason']]}"
+        )
+    lost = [row for row in rows if row["reason"] in ("damaged", "bomb", "unsafe_name", "encrypted")]
+    if lost:
+        progress.say(
+            f"warning: source '{name}': {len(lost)} files were not read or not to their end, such as "
+            f"{lost[0]['uri']}: {lost[0]['detail']} (all are in the ledger)"
+        )
 
 
 @dataclass(frozen=True)

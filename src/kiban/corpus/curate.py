@@ -161,6 +161,9 @@ def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
         yield Refused(member.name, "malformed", str(error), member.data)
     except RecursionError:
         yield Refused(member.name, "malformed", "nested too deeply", member.data)
+    except Exception as error:  # a fault of a reader costs the document it met, not the run
+        detail = f"{type(error).__name__}: {error}"[:500]
+        yield Refused(member.name, "reader_failed", detail, member.data)
 
 
 def _half_pair(document: Document) -> str:

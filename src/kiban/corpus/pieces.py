@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiban.corpus.archives import ARCHIVES, COMPRESSED, Entry, Readable, entries
+from kiban.corpus.archives import ARCHIVES, COMPRESSED, Damaged, entries
 from kiban.corpus.documents import Refused
 from kiban.corpus.readers import FORMATS, Format, demo
-from kiban.corpus.readers.member import Member
+from kiban.corpus.readers.cut import MOST_MEMBER_BYTES, too_large
+from kiban.corpus.readers.member import Extraction, Member
 
 PIECE_BYTES = 8 << 20
-MOST_MEMBER_BYTES = 64 << 20  # a document above this is none; formats that are read by line may have larger files
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,24 @@ class Piece:
     consumed: int
 
 
-def pieces(name: str, format: str, location: Path | None, megabytes: float, seed: int) -> Iterator[Piece]:
-    """The pieces of the source `name` at `location`, or of the demo text.
+def pieces(
+    name: str,
+    format: str,
+    location: Path | None,
+    megabytes: float,
+    seed: int,
+    extraction: Extraction = Extraction(),  # noqa: B008 (frozen)
+) -> Iterator[Piece]:
+    """The pieces of the source `name` at `location`, or of the demo text. What is damaged or hostile is among the
+    refused.
 
     Raises:
-        KibanError: for a source that is missing, empty, damaged or hostile.
+        KibanError: for a source that is missing or empty.
     """
     members: list[Member] = []
     refused: list[Refused] = []
     number = others = size = consumed = 0
-    found = _demo(megabytes, seed) if location is None else _members(name, FORMATS[format], location)
+    found = _demo(megabytes, seed) if location is None else _members(name, FORMATS[format], location, extraction)
     for item, consumed in found:  # noqa: B007
         if item is None:
             others += 1
@@ -64,47 +72,28 @@ def _demo(megabytes: float, seed: int) -> Iterator[tuple[Member, int]]:
     yield Member("demo.jsonl", b"".join(lines), first), total + size
 
 
-def _members(name: str, format: Format, location: Path) -> Iterator[tuple[Member | Refused | None, int]]:
+def _members(
+    name: str, format: Format, location: Path, extraction: Extraction
+) -> Iterator[tuple[Member | Refused | None, int]]:
     """Members and refusals with the bytes consumed; None for a file that is not of the format."""
     single = location.is_file() and not location.name.lower().endswith((*ARCHIVES, *COMPRESSED))
     for entry in entries(location, format.endings, name):
+        if entry.stream is None:
+            yield Refused(entry.name, entry.reason, entry.refusal), entry.consumed
+            continue
         if not single and not entry.name.lower().endswith(format.endings):
             yield None, entry.consumed
-        elif entry.stream is None:
-            yield Refused(entry.name, "not_a_file", entry.refusal), entry.consumed
-        elif format.by_line:
-            for item in _lines(entry, entry.stream):
-                yield item, entry.consumed
-        else:
-            data = entry.stream.read(MOST_MEMBER_BYTES + 1) if entry.bytes <= MOST_MEMBER_BYTES else b""
-            if entry.bytes > MOST_MEMBER_BYTES or len(data) > MOST_MEMBER_BYTES:
-                yield _too_large(entry.name), entry.consumed
+            continue
+        try:
+            if format.cut:
+                for item in format.cut(entry.name, entry.stream, extraction, PIECE_BYTES):
+                    yield item, entry.consumed
             else:
-                yield Member(entry.name, data), entry.consumed
-
-
-def _lines(entry: Entry, stream: Readable) -> Iterator[Member | Refused]:
-    """Whole lines, about a piece at a time."""
-    rest, line = b"", 0
-    while block := stream.read(PIECE_BYTES):
-        whole, newline, begun = block.rpartition(b"\n")
-        if newline:
-            data = rest + whole + newline
-            yield Member(entry.name, data, line)
-            line += data.count(b"\n")
-            rest = begun
-        else:
-            rest += begun
-        if len(rest) > MOST_MEMBER_BYTES:
-            yield _too_large(f"{entry.name}#{line + 1}")
-            rest = b""
-            while (block := stream.read(PIECE_BYTES)) and b"\n" not in block:
-                pass
-            rest = block.partition(b"\n")[2]
-            line += 1
-    if rest:
-        yield Member(entry.name, rest, line)
-
-
-def _too_large(uri: str) -> Refused:
-    return Refused(uri, "too_large", f"more than {MOST_MEMBER_BYTES >> 20} MiB: no single document")
+                data = entry.stream.read(MOST_MEMBER_BYTES + 1) if entry.bytes <= MOST_MEMBER_BYTES else b""
+                if entry.bytes > MOST_MEMBER_BYTES or len(data) > MOST_MEMBER_BYTES:
+                    yield too_large(entry.name), entry.consumed
+                else:
+                    entry.stream.read(1)  # damage behind what could be read is told now: half a document is none
+                    yield Member(entry.name, data, extraction=extraction), entry.consumed
+        except Damaged as damage:
+            yield Refused(entry.name, damage.reason, str(damage)), entry.consumed

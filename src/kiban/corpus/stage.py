@@ -5,7 +5,7 @@ import os
 import re
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -15,29 +15,45 @@ from kiban.artifacts.progress import Progress
 from kiban.artifacts.rights import ANYWHERE, Rights, obligations_of
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
+from kiban.corpus.addresses import check_url, is_url
+
+if TYPE_CHECKING:
+    from kiban.corpus.readers.member import Extraction
 
 DEMO = "kiban:demo"
 
 FormatName = Literal[
     "aozora",
+    "cirrus",
     "demo",
     "dialogue_json",
     "dialogue_tsv",
+    "docx",
+    "epub",
     "html",
     "jsonl",
     "knp_org",
     "law_xml",
     "markdown",
+    "mediawiki",
+    "parquet",
+    "pdf",
     "plain",
     "po",
     "squad_json",
+    "subtitles",
+    "warc",
 ]
+EXTRACTED = ("warc", "pdf")
 
 
 class SourceSettings(Settings):
     """`[[source]]`: where data lies, in which format, and under which terms it came.
 
-    `encoding` is that of the format unless it is given. `obligations` are owed beside those of the licence.
+    `path` is a file, a folder or an https address; `sha256` is that of the file, and an address needs it. `encoding`
+    is that of the format unless it is given; `detect` finds it. `extract` takes the content out of web pages,
+    `extract_seconds` is the most that one of them, or a PDF, may take; `columns` says what the fields of a document are
+    called in Parquet. `obligations` are owed beside those of the licence.
     `megabytes` (4 unless given) and `seed` are for the demo text.
     """
 
@@ -56,15 +72,20 @@ class SourceSettings(Settings):
     encoding: str | None = None
     megabytes: float | None = Field(default=None, gt=0, le=64)
     seed: int | None = None
-    location: str | None = Field(default=None, exclude=True)  # `path` made absolute; None for the demo text
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    extract: Literal["resiliparse", "trafilatura"] | None = None
+    extract_seconds: float | None = Field(default=None, gt=0)
+    columns: dict[Literal["text", "uri", "title", "author", "date", "register"], str] | None = None
+    # `path` made absolute, or where the file at an address is kept; None for the demo text
+    location: str | None = Field(default=None, exclude=True)
 
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, encoding: str | None) -> str | None:
         try:
-            "".encode(encoding or "utf-8")
+            "".encode("utf-8" if encoding in (None, "detect") else encoding)
         except LookupError:
-            raise ValueError(f"encoding '{encoding}' is not known; such as utf-8, cp932, euc_jp") from None
+            raise ValueError(f"encoding '{encoding}' is not known; such as detect, utf-8, cp932, euc_jp") from None
         return encoding
 
     @model_validator(mode="after")
@@ -75,11 +96,38 @@ class SourceSettings(Settings):
         for key in ("megabytes", "seed"):
             if getattr(self, key) is not None and self.format != "demo":
                 raise ValueError(f"'{key}' is for the demo text alone; take it out")
+        for key, formats in (("extract", ("warc",)), ("extract_seconds", EXTRACTED), ("columns", ("parquet",))):
+            if getattr(self, key) is not None and self.format not in formats:
+                raise ValueError(f"'{key}' is for the format {' or '.join(formats)}; take it out")
+        if is_url(self.path):
+            check_url(self.path)
+            if self.sha256 is None:
+                raise ValueError("an address needs the `sha256` of the file that is there, so that no other is taken")
         return self
 
     def place(self) -> Path | None:
         """Where the data lies; None for the demo text."""
         return None if self.format == "demo" else Path(self.location or self.path)
+
+    def extraction(self) -> "Extraction":
+        from kiban.corpus.readers.member import Extraction
+
+        columns = tuple(sorted((str(field), column) for field, column in (self.columns or {}).items()))
+        return Extraction(self.extract or "resiliparse", self.extract_seconds or 10.0, columns)
+
+
+def check_libraries(settings: SourceSettings) -> None:
+    """Raises KibanError, naming the extra, if a package that the source's format needs is not installed."""
+    from importlib.util import find_spec
+
+    from kiban.corpus.readers import FORMATS
+
+    needed = settings.extract if settings.extract == "trafilatura" else FORMATS[settings.format].needs
+    if needed and find_spec(needed) is None:
+        raise KibanError(
+            f"source '{settings.name}': format '{settings.format}' needs the package {needed}; "
+            "install it with `pip install 'kiban[corpus]'`"
+        )
 
 
 def terms(settings: SourceSettings) -> Rights:
@@ -93,7 +141,10 @@ def terms(settings: SourceSettings) -> Rights:
 
 
 def _files_of(settings: SourceSettings) -> list[Path]:
+    check_libraries(settings)
     place = settings.place()
+    if is_url(settings.path):
+        return []  # `sha256` is the digest: nothing is fetched before it is needed
     if place is None:
         folder = Path(__file__).parent / "demo_text"
         return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
@@ -103,6 +154,16 @@ def _files_of(settings: SourceSettings) -> list[Path]:
     return files(place, FORMATS[settings.format].endings, settings.name)
 
 
+def bring(settings: SourceSettings, progress: Progress) -> None:
+    """Fetches the file of a source at an address, unless it is here."""
+    if is_url(settings.path):
+        from kiban.corpus.download import fetch
+
+        place = settings.place()
+        assert place is not None and settings.sha256 is not None
+        fetch(settings.path, settings.sha256, place, settings.name, progress)
+
+
 @stage("source", external=_files_of, rights=terms)
 def source(settings: SourceSettings, out: Path, progress: Progress) -> Outcome:
     """Records what a source is made of: source.json, with the sha256 and size of each file. The data stay where they
@@ -110,8 +171,12 @@ def source(settings: SourceSettings, out: Path, progress: Progress) -> Outcome:
     from kiban.artifacts.files import write_json
     from kiban.artifacts.hashing import sha256_file
 
-    paths = _files_of(settings)
     place = settings.place() or Path(__file__).parent
+    if is_url(settings.path):
+        bring(settings, progress)
+        paths = [place]
+    else:
+        paths = _files_of(settings)
     records = []
     total = sum(path.stat().st_size for path in paths)
     with progress.task(f"digests of {settings.name}", total / 1e6, "MB") as task:
@@ -119,6 +184,12 @@ def source(settings: SourceSettings, out: Path, progress: Progress) -> Outcome:
             name = path.relative_to(place).as_posix() if place.is_dir() else path.name
             records.append({"path": name, "sha256": sha256_file(path), "bytes": path.stat().st_size})
             task.advance(path.stat().st_size / 1e6)
+    if settings.sha256 and [record["sha256"] for record in records] != [settings.sha256]:
+        found = records[0]["sha256"] if len(records) == 1 else f"{len(records)} files"
+        raise KibanError(
+            f"source '{settings.name}': {place} is not the file with the sha256 {settings.sha256} (found: {found}); "
+            "fetch it again, or correct `sha256`"
+        )
     write_json(out / "source.json", {"name": settings.name, "format": settings.format, "files": records})
     return Outcome(
         metrics={
@@ -231,6 +302,8 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
     for artifact in sources:
         origin = SourceSettings.model_validate(artifact.settings)
         origin = origin.model_copy(update={"location": settings.locations.get(origin.name)})
+        check_libraries(origin)
+        bring(origin, progress)
         inputs.append(build.input_of(origin, settings, recipe, work, int(artifact.metrics["source.bytes"].value)))
     pieces = build.read_sources(inputs, work, settings.workers, progress)
     decision = build.decide(pieces, inputs, settings)

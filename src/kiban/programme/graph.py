@@ -7,8 +7,12 @@
 No stage knows this graph.
 """
 
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.store import Store, open_store
+from kiban.corpus.addresses import is_url
 from kiban.corpus.stage import corpus, source
 from kiban.evaluation.stage import evaluation
 from kiban.milestones.stage import MilestonesSettings, milestones
@@ -29,7 +33,11 @@ def nodes(programme: Programme) -> list[Node]:
     if not programme.sources:
         raise KibanError(f"{programme.folder}/kiban.toml: there is no [[source]]; add at least one")
     locations = {
-        s.name: str(resolve(s.path, programme.folder, f"source '{s.name}'"))
+        s.name: str(
+            store_of(programme).root / "downloads" / str(s.sha256) / PurePosixPath(urlsplit(s.path).path).name
+            if is_url(s.path)
+            else resolve(s.path, programme.folder, f"source '{s.name}'")
+        )
         for s in programme.sources
         if not s.path.startswith("kiban:")
     }

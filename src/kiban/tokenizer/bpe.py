@@ -1,23 +1,25 @@
-"""A byte-level BPE for Japanese: training, encoding, decoding, and the files that other engines read.
+"""The tokenizer: training, encoding, decoding, and the files that other engines read.
 
-It is trained with Hugging Face's `tokenizers` and encodes with tiktoken, which gives the same ids from the same merges
-at two to three times the speed. Every string round-trips, since all that is not merged stays bytes.
+A byte-level BPE whose encoding follows tiktoken's rule (see `encoding.py`), so ids are the same from tiktoken with
+`ranks.tiktoken`, from `tokenizers`, transformers and vLLM with `tokenizer.json`, and from our kernel. Every string
+round-trips, since all that is not merged stays bytes.
 """
 
 import base64
-import json
+from array import array
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tiktoken
-import tokenizers
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
 from kiban.artifacts.hashing import canonical_json, sha256_bytes
+from kiban.tokenizer.encoding import Tables
+from kiban.tokenizer.pieces import PATTERNS
 from kiban.tokenizer.special import (
     BOS,
     CHAT_TEMPLATE,
@@ -30,29 +32,11 @@ from kiban.tokenizer.special import (
     SPECIAL,
 )
 
-# Pieces within which merges may happen, tried in this order at every place. A piece of Japanese is a word with what
-# hangs on it: kanji or katakana, the hiragana after them (okurigana, particles), and one closing mark. A cut falls only
-# where hiragana ends and the next word begins. That compresses better than whole runs of Japanese (1.71 against 1.59
-# characters a token on novels, vocabulary 8192), and training holds two thirds of the distinct pieces. There is no
-# look-around, so both engines that read this (Oniguruma in `tokenizers`, a backtracking one in tiktoken) take linear
-# time; that they give the same pieces is tested over all of Unicode.
-_HAN = r"[\p{Han}\u3006\u30F5\u30F6]"  # with 〆 ヵ ヶ, as in 一ヶ月
-_HIRAGANA = r"[\p{Hiragana}\u30FC\u3099\u309A]"  # with ー and combining dakuten
-_KATAKANA = r"[\p{Katakana}\u30FC\u3099\u309A\uFF70\uFF9E\uFF9F]"  # half-width marks too
-_CLOSING = "[、。」]?"
-PATTERN = "|".join(
-    (
-        f"{_KATAKANA}+{_HIRAGANA}*{_CLOSING}",
-        f"{_HAN}*{_HIRAGANA}+{_CLOSING}",
-        f"{_HAN}+{_CLOSING}",
-        r"[^\r\n\p{L}\p{N}]?[A-Za-z\u00C0-\u024F]+",  # a Latin word with the blank or the mark before it
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # punctuation, symbols, with the line end after them
-        r"[\p{L}\p{M}]+",  # letters of other scripts
-        r"\s*[\r\n]+",
-        r"\s+",
-    )
-)
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import tokenizers
+
+SECOND_STAGE = 0.3  # the share of merges that is learnt over clauses
 
 
 def _byte_characters() -> dict[int, str]:
@@ -62,61 +46,106 @@ def _byte_characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-_NONE: frozenset[str] = frozenset()
-
 BYTE_CHARACTER = _byte_characters()
 CHARACTER_BYTE = {character: byte for byte, character in BYTE_CHARACTER.items()}
 
 
 class Tokenizer:
-    """`merges`: pairs of byte strings, in order of rank."""
+    """`tokens`: what is made by merging, in order of rank. `pieces`: the pattern that text is cut by."""
 
-    def __init__(self, merges: Sequence[tuple[bytes, bytes]]) -> None:
-        self.merges = tuple(merges)
-        ranks = {bytes([byte]): NUM_SPECIAL + byte for byte in range(256)}
-        ranks |= {left + right: FIRST_MERGE + i for i, (left, right) in enumerate(self.merges)}
-        assert len(ranks) == 256 + len(self.merges), "two merges make the same token"
+    def __init__(self, tokens: Sequence[bytes], pieces: str = "clauses") -> None:
+        self.tokens, self.pieces = tuple(tokens), pieces
         self.special = dict(SPECIAL)
         self.bos_id, self.eos_id, self.pad_id = BOS, EOS, PAD
-        self._ranks = ranks
-        self._encoding = tiktoken.Encoding("kiban", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=SPECIAL)
+        known = [*(bytes([byte]) for byte in range(256)), *self.tokens]
+        if len(set(known)) != len(known):
+            raise ValueError("two tokens are the same bytes")
+        self._tables = Tables.of(known, list(SPECIAL))
+        self._known = known
 
     @property
     def vocab_size(self) -> int:
-        return FIRST_MERGE + len(self.merges)
+        return FIRST_MERGE + len(self.tokens)
+
+    @property
+    def pattern(self) -> str:
+        return PATTERNS[self.pieces]
 
     @cached_property
     def digest(self) -> str:
         """sha256 of what determines the ids: packed tokens carry it, so that no other tokenizer reads them."""
-        spelt = [[_spell(left), _spell(right)] for left, right in self.merges]
-        return sha256_bytes(canonical_json({"pattern": PATTERN, "special": SPECIAL, "merges": spelt}))
+        spelt = [_spell(token) for token in self.tokens]
+        return sha256_bytes(canonical_json({"pattern": self.pattern, "special": SPECIAL, "tokens": spelt}))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids. What looks like a special token is text like any other.
+    def encode(self, text: str, parse_special: bool = False) -> list[int]:
+        """Token ids. What looks like a special token is text like any other, unless it is asked to `parse_special`.
 
         Raises:
             KibanError: for a lone surrogate, which no UTF-8 text holds.
         """
-        return self._encode(text).tolist()
+        if not parse_special:
+            return self._encode(text).tolist()
+        import re
+
+        ids: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, SPECIAL))})", text):
+            ids += [SPECIAL[part]] if part in SPECIAL else self._encode(part).tolist()
+        return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         """uint32 arrays, one a text. Raises as `encode` does."""
         return [self._encode(text) for text in texts]
 
+    def encode_strings(self, texts: "pa.StringArray | pa.LargeStringArray", threads: int = 1) -> tuple[np.ndarray, ...]:
+        """(ids uint32, offsets int64) of N strings without nulls, read in place from Arrow's buffers: string t is
+        ids[offsets[t] : offsets[t + 1]]. `threads` share the strings out; the outcome does not depend on them."""
+        import pyarrow as pa
+
+        assert texts.null_count == 0
+        wide = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+        _, starts, content = texts.buffers()
+        offsets = np.frombuffer(starts, wide)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else _EMPTY
+        data = np.frombuffer(content, np.uint8) if content is not None and content.size else _NO_BYTES
+        offsets, by_clauses = offsets.astype(np.int64), self.pieces == "clauses"
+        if threads == 1 or len(texts) < 2:
+            return self._tables.encode(data, offsets, by_clauses)
+        size = offsets[-1] - offsets[0]
+        cuts = np.searchsorted(offsets, offsets[0] + size * np.arange(1, 4 * threads) // (4 * threads))
+        parts = [offsets[a : b + 1] for a, b in zip([0, *cuts], [*cuts, len(texts)], strict=True) if b > a]
+        with ThreadPoolExecutor(threads) as pool:
+            made = list(pool.map(lambda part: self._tables.encode(data, part, by_clauses), parts))
+        before = np.cumsum([0, *(len(ids) for ids, _ in made)])
+        ends = [ends[1:] + start for (_, ends), start in zip(made, before, strict=False)]
+        return np.concatenate([ids for ids, _ in made]), np.concatenate([[0], *ends])
+
     def _encode(self, text: str) -> np.ndarray:
         try:
-            return self._encoding.encode_to_numpy(text, allowed_special=_NONE, disallowed_special=_NONE)
+            data = text.encode()
         except UnicodeEncodeError as error:
             raise KibanError(
                 f"character {error.start} of the text is a lone surrogate; repair the text first"
             ) from None
+        offsets = np.array([0, len(data)], np.int64)
+        ids, _ = self._tables.encode(np.frombuffer(data or b"\0", np.uint8), offsets, self.pieces == "clauses")
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; incomplete characters come out as U+FFFD. See `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return self._encoding.decode_bytes(list(ids))
+        """Raises KibanError for an id that is not in the vocabulary."""
+        if not isinstance(ids, np.ndarray):
+            try:
+                ids = np.frombuffer(array("I", ids), np.uint32)
+            except OverflowError:
+                raise KibanError("a token id is negative, or larger than any vocabulary") from None
+        if not len(ids):
+            return b""
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            worst = ids.min() if ids.min() < 0 else ids.max()
+            raise KibanError(f"there is no token {worst} in a vocabulary of {self.vocab_size}")
+        return self._tables.decode(ids.astype(np.uint32, copy=False))
 
     def chat_tokens(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation: <|bos|>, then <|role|> content <|end|> for each message.
@@ -145,21 +174,44 @@ class Tokenizer:
                 "clean_up_tokenization_spaces": False,
             },
         )
-        lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(self._ranks.items(), key=_rank)]
+        lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in self.ranks().items()]
         write_atomic(folder / "ranks.tiktoken", b"".join(lines))
         write_json(
             folder / "kiban_tokenizer.json",
-            {"pattern": PATTERN, "special": SPECIAL, "vocabulary": self.vocab_size, "version": 1},
+            {"pattern": self.pattern, "special": SPECIAL, "vocabulary": self.vocab_size, "version": 2},
         )
 
-    def hugging_face(self) -> tokenizers.Tokenizer:
-        """The same tokenizer for the `tokenizers` library."""
+    def ranks(self) -> dict[bytes, int]:
+        """Ids by bytes, as tiktoken takes them."""
+        return {token: NUM_SPECIAL + i for i, token in enumerate(self._known)}
+
+    def hugging_face(self) -> "tokenizers.Tokenizer":
+        """The same tokenizer for the `tokenizers` library. Its merges are all pairs of tokens that together are a
+        token, in order of rank, and a piece that is a token is not merged: tiktoken's rule."""
+        import tokenizers
+
         vocabulary = dict(SPECIAL)
-        vocabulary |= {_spell(token): rank for token, rank in self._ranks.items()}
-        merges = [(_spell(left), _spell(right)) for left, right in self.merges]
-        made = _pipeline(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+        vocabulary |= {_spell(token): rank for token, rank in self.ranks().items()}
+        merges = [(_spell(left), _spell(right)) for left, right in self._merges()]
+        made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+            [
+                tokenizers.pre_tokenizers.Split(tokenizers.Regex(self.pattern), behavior="isolated"),
+                tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        made.decoder = tokenizers.decoders.ByteLevel()
         made.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL])
         return made
+
+    def _merges(self) -> list[tuple[bytes, bytes]]:
+        known = set(self._known)
+        return [
+            (token[:i], token[i:])
+            for token in self.tokens
+            for i in range(1, len(token))
+            if token[:i] in known and token[i:] in known
+        ]
 
     @staticmethod
     def load(folder: Path) -> "Tokenizer":
@@ -170,60 +222,56 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         content = read_json(path)
+        pieces_of = {pattern: name for name, pattern in PATTERNS.items()}
         try:
             specials = {token["content"]: token["id"] for token in content["added_tokens"]}
-            merges = content["model"]["merges"]
-            pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-        except (KeyError, IndexError, TypeError):
-            specials, merges, pattern = {}, [], ""
-        if specials != SPECIAL or pattern != PATTERN:
-            raise KibanError(f"{path}: not a tokenizer made by Kiban; use the one that lies with the model")
-        return Tokenizer([(_unspell(left), _unspell(right)) for left, right in merges])
+            pieces = pieces_of.get(content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
+            spelt = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
+            tokens = [_unspell(name) for name, rank in spelt if rank >= FIRST_MERGE]
+            whole = [rank for _, rank in spelt] == list(range(len(spelt)))
+        except (KeyError, IndexError, TypeError, AttributeError):
+            specials, pieces, tokens, whole = {}, None, [], False
+        if specials != SPECIAL or pieces is None or not whole:
+            raise KibanError(
+                f"{path}: not a tokenizer made by Kiban, or by an older version; use the one that lies with the "
+                "model, or run its programme again"
+            )
+        try:
+            return Tokenizer(tokens, pieces)
+        except ValueError as error:
+            raise KibanError(f"{path}: damaged: {error}; copy it again from where it was made") from None
 
     @staticmethod
-    def train(texts: Iterable[str], vocabulary: int, may_be_smaller: bool = False) -> "Tokenizer":
+    def train(
+        texts: Iterable[str], vocabulary: int, may_be_smaller: bool = False, second_stage: float = SECOND_STAGE
+    ) -> "Tokenizer":
         """Learns merges until the vocabulary is full. The same texts give the same merges.
 
-        Texts are read once, in order; memory grows with the number of distinct pieces.
+        Texts are read once, in order; memory is bounded (see `counting.py`). `second_stage` is the share of merges that
+        is learnt over clauses; with 0, text is encoded by words.
 
         Raises:
-            KibanError: if the vocabulary has no room for merges, or the text has too few pairs that occur twice for it
-                (unless it `may_be_smaller`).
+            KibanError: if the vocabulary has no room for merges, a text holds a lone surrogate, or the text has too few
+                pairs that occur twice for it (unless it `may_be_smaller`).
         """
+        from kiban.tokenizer.training import learn_tokens
+
         if vocabulary <= FIRST_MERGE:
             raise KibanError(f"a vocabulary of {vocabulary} holds no merge; take more than {FIRST_MERGE}")
-        learner = _pipeline(tokenizers.models.BPE())
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocabulary - NUM_SPECIAL,
-            min_frequency=2,
-            show_progress=False,
-            initial_alphabet=list(BYTE_CHARACTER.values()),
-        )
-        learner.train_from_iterator(texts, trainer)
-        learnt: dict[str, Any] = json.loads(learner.to_str())["model"]
-        merges = [(_unspell(left), _unspell(right)) for left, right in learnt["merges"]]
-        if len(merges) < vocabulary - FIRST_MERGE and not may_be_smaller:
+        try:
+            tokens = learn_tokens(texts, vocabulary - FIRST_MERGE, second_stage, list(SPECIAL))
+        except UnicodeEncodeError as error:
+            raise KibanError(f"character {error.start} of a text is a lone surrogate; repair the text first") from None
+        if len(tokens) < vocabulary - FIRST_MERGE and not may_be_smaller:
             raise KibanError(
-                f"this text supports a vocabulary of {FIRST_MERGE + len(merges)}, not {vocabulary}; "
+                f"this text supports a vocabulary of {FIRST_MERGE + len(tokens)}, not {vocabulary}; "
                 "lower `vocabulary` in [tokenizer], or add text"
             )
-        return Tokenizer(merges)
+        return Tokenizer(tokens, "clauses" if second_stage else "words")
 
 
-def _pipeline(model: tokenizers.models.BPE) -> tokenizers.Tokenizer:
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = tokenizers.decoders.ByteLevel()
-    return made
-
-
-def _rank(item: tuple[bytes, int]) -> int:
-    return item[1]
+_EMPTY = np.zeros(1, np.int64)
+_NO_BYTES = np.frombuffer(b"\0", np.uint8)  # not writable, as what Arrow gives: the kernel has one signature
 
 
 def _spell(token: bytes) -> str:

@@ -3,6 +3,7 @@
 Each document stands as <|bos|> tokens <|eos|>. Offsets are global: they count tokens over all shards.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,19 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.hashing import sha256_bytes, sha256_file
 from kiban.tokenizer.bpe import Tokenizer
+from kiban.tokenizer.passages import PassageWriter, blocks_with
 
 SHARD_TOKENS = 256 * 1024**2 // 4
 BATCH_CHARACTERS = 1_000_000  # encoded at a time; with ROW_GROUP, what bounds the memory of packing
-ROW_GROUP = 65_536  # documents
+ROW_GROUP = 4_096  # documents
 TOKENS = "tokens.json"
 INDEX = "documents.parquet"
+STARTS, KEYS, ROWS = "starts.npy", "keys.npy", "rows.npy"  # by row of the index; ids' hashes, sorted, and their rows
 
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("start", pa.int64()), ("length", pa.int64())])
 
@@ -46,34 +48,68 @@ def pack(tokenizer: Tokenizer, documents: Iterable[tuple[str, str, str]], folder
     Raises:
         KibanError: naming the document that cannot be encoded.
     """
-    count = 0
     rows: list[Place] = []
-    writer = _Writer(folder)
+    starts: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    writer, passages = _Writer(folder), PassageWriter(folder)
     with pq.ParquetWriter(folder / INDEX, SCHEMA, compression="zstd") as index:
         for batch in _batches(documents):
-            for document_id, source, text in batch:
-                try:
-                    ids = tokenizer.encode_batch([text])[0]
-                except KibanError as error:
-                    raise KibanError(f"document {document_id} of {source}: {error}") from None
-                rows.append(Place(document_id, source, writer.total, len(ids) + 2))
-                writer.write(np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype("<u4"))
-            count += len(batch)
-            if len(rows) >= ROW_GROUP:
-                index.write_table(_table(rows))
-                rows = []
+            packed, lengths = _encoded(tokenizer, batch)
+            begins = writer.total + np.cumsum(lengths) - lengths
+            for (document_id, source, text), start, length in zip(
+                batch, begins.tolist(), lengths.tolist(), strict=True
+            ):
+                rows.append(Place(document_id, source, start, length))
+                passages.add(text)
+            writer.write(packed)
+            starts.append(begins)
+            keys.append(np.array([_key(document_id) for document_id, _, _ in batch], np.uint64))
+            while len(rows) >= ROW_GROUP:
+                index.write_table(_table(rows[:ROW_GROUP]))
+                rows = rows[ROW_GROUP:]
             yield writer.total
         index.write_table(_table(rows))
     writer.close()
+    passages.close()
+    all_keys = np.concatenate(keys)
+    order = np.argsort(all_keys, kind="stable")
+    np.save(folder / STARTS, np.concatenate(starts).astype(np.int64))
+    np.save(folder / KEYS, all_keys[order])
+    np.save(folder / ROWS, order.astype(np.int64))
     content = {
         "total": writer.total,
-        "documents": count,
+        "documents": len(all_keys),
         "vocabulary": tokenizer.vocab_size,
         "tokenizer": tokenizer.digest,
         "shards": writer.sizes,
-        "version": 1,
+        "version": 2,
     }
     write_json(folder / TOKENS, content)
+
+
+def _encoded(tokenizer: Tokenizer, batch: list[tuple[str, str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of the documents one after another, each between <|bos|> and <|eos|>, and how many each has."""
+    try:
+        ids, offsets = tokenizer.encode_strings(pa.array([text for _, _, text in batch], pa.large_string()))
+    except UnicodeEncodeError:
+        for document_id, source, text in batch:
+            try:
+                tokenizer.encode(text)
+            except KibanError as error:
+                raise KibanError(f"document {document_id} of {source}: {error}") from None
+        raise
+    lengths = np.diff(offsets) + 2
+    ends = np.cumsum(lengths)
+    packed = np.empty(len(ids) + 2 * len(batch), "<u4")
+    inner = np.ones(len(packed), bool)
+    inner[ends - 1] = inner[ends - lengths] = False
+    packed[inner] = ids
+    packed[ends - lengths], packed[ends - 1] = tokenizer.bos_id, tokenizer.eos_id
+    return packed, lengths
+
+
+def _key(document_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(document_id.encode(), digest_size=8).digest(), "big")
 
 
 def _batches(documents: Iterable[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
@@ -182,26 +218,80 @@ class TokenStore:
         return np.concatenate(parts) if parts else np.empty(0, np.uint32)
 
     @cached_property
-    def _index(self) -> pa.Table:
-        return pq.read_table(self.folder / INDEX)
+    def _index(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.folder / INDEX)
 
     @cached_property
-    def _document_starts(self) -> np.ndarray:
-        return self._index["start"].to_numpy()
+    def _row_groups(self) -> np.ndarray:
+        """The first row of each row group, and the number of rows."""
+        metadata = self._index.metadata
+        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    @cached_property
+    def _lookup(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts by row; hashes of ids, sorted; their rows. Memory-mapped where `pack` wrote them."""
+        if all((self.folder / name).is_file() for name in (STARTS, KEYS, ROWS)):
+            mapped = (np.load(self.folder / name, mmap_mode="r") for name in (STARTS, KEYS, ROWS))
+            return next(mapped), next(mapped), next(mapped)
+        table = self._index.read(["id", "start"])
+        keys = np.array([_key(document_id) for document_id in table["id"].to_pylist()], np.uint64)
+        order = np.argsort(keys, kind="stable")
+        return table["start"].to_numpy(), keys[order], order
 
     @property
     def num_documents(self) -> int:
-        return int(pq.read_metadata(self.folder / INDEX).num_rows)
+        return int(self._index.metadata.num_rows)
+
+    def places(self, first: int, last: int) -> list[Place]:
+        """Rows [first, last) of the index; only the row groups that hold them are read."""
+        found: list[Place] = []
+        while first < last:
+            group = int(np.searchsorted(self._row_groups, first, side="right")) - 1
+            begin, end = int(self._row_groups[group]), int(self._row_groups[group + 1])
+            rows = self._index.read_row_group(group).slice(first - begin, min(last, end) - first)
+            found += [Place(**row) for row in rows.to_pylist()]
+            first = end
+        return found
 
     def documents(self, start: int, stop: int) -> list[Place]:
         """The documents of which any token lies in [start, stop), in order."""
         if stop <= start:
             return []
-        first = max(0, int(np.searchsorted(self._document_starts, start, side="right")) - 1)
-        last = int(np.searchsorted(self._document_starts, stop, side="left"))
-        return [Place(**row) for row in self._index.slice(first, last - first).to_pylist()]
+        starts = self._lookup[0]
+        first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
+        return self.places(first, int(np.searchsorted(starts, stop, side="left")))
+
+    def document_of(self, start: int, length: int) -> np.ndarray:
+        """For each token of a window the number of its document, counted from the window's first (int64): attention may
+        be masked where two numbers differ."""
+        starts = self._lookup[0]
+        first = int(np.searchsorted(starts, start, side="right"))
+        begins = np.asarray(starts[first : int(np.searchsorted(starts, start + length, side="left"))]) - start
+        return np.searchsorted(begins, np.arange(length), side="right")
 
     def find(self, document_id: str) -> tuple[int, int] | None:
         """(start, length) of a document, in tokens; None if it is not there."""
-        row = pc.index(self._index["id"], document_id).as_py()
-        return None if row < 0 else (self._index["start"][row].as_py(), self._index["length"][row].as_py())
+        _, keys, rows = self._lookup
+        key = np.uint64(_key(document_id))
+        at = int(np.searchsorted(keys, key))
+        while at < len(keys) and keys[at] == key:
+            place = self.places(int(rows[at]), int(rows[at]) + 1)[0]
+            if place.id == document_id:
+                return place.start, place.length
+            at += 1
+        return None
+
+    def search(self, passage: str, tokenizer: Tokenizer) -> Iterator[Place]:
+        """The documents that hold an exact passage, in order. Text is what the tokens decode to."""
+        starts = self._lookup[0]
+        for first, last in blocks_with(self.folder, passage, self.num_documents):
+            for row in range(first, last):
+                stop = int(starts[row + 1]) if row + 1 < len(starts) else self.total
+                ids = self.window(int(starts[row]) + 1, stop - int(starts[row]) - 2)
+                if passage.encode() in tokenizer.decode_bytes(ids):
+                    yield from self.places(row, row + 1)
+
+    def shard_of(self, offset: int) -> str:
+        """The file that holds token `offset`."""
+        return f"shard-{int(np.searchsorted(self._starts, offset, side='right')) - 1:05d}.bin"

@@ -18,16 +18,15 @@ class TokenizerSettings(Settings):
 
     vocabulary: int | None = Field(default=None, gt=320, le=2**20)
     at_most: int = Field(default=8192, gt=320, le=2**20)
-    sample_megabytes: float = Field(
-        default=32.0, gt=0
-    )  # of UTF-8 text; training takes some 40 bytes of memory for each
+    sample_megabytes: float = Field(default=128.0, gt=0)  # of UTF-8 text
+    second_stage: float = Field(default=0.3, ge=0, lt=1)  # the share of merges over clauses; 0: text is cut by words
 
 
 class TokensSettings(Settings):
     """`[tokens]`: nothing to set; every document of the corpus is packed, in its order."""
 
 
-@stage("tokenizer", inputs=("corpus",), version=2, use="pretrain")
+@stage("tokenizer", inputs=("corpus",), version=3, use="pretrain")
 def tokenizer(settings: TokenizerSettings, corpus: Artifact, out: Path, progress: Progress) -> Outcome:
     """Learns merges from the corpus: from all of it, or from every n-th document where it is larger than the sample."""
     from kiban.tokenizer.bpe import Tokenizer
@@ -36,9 +35,9 @@ def tokenizer(settings: TokenizerSettings, corpus: Artifact, out: Path, progress
     with progress.task("learning merges", None, "documents") as task:
         texts = _sample(corpus, every, task)
         if settings.vocabulary is not None:
-            made = Tokenizer.train(texts, settings.vocabulary)
+            made = Tokenizer.train(texts, settings.vocabulary, second_stage=settings.second_stage)
         else:
-            made = Tokenizer.train(texts, settings.at_most, may_be_smaller=True)
+            made = Tokenizer.train(texts, settings.at_most, may_be_smaller=True, second_stage=settings.second_stage)
     made.save(out)
     characters = num_bytes = tokens = 0
     with progress.task("measuring", None, "documents") as task:
@@ -57,7 +56,7 @@ def tokenizer(settings: TokenizerSettings, corpus: Artifact, out: Path, progress
     )
 
 
-@stage("tokens", inputs=("corpus", "tokenizer"), version=2, use="pretrain")
+@stage("tokens", inputs=("corpus", "tokenizer"), version=3, use="pretrain")
 def tokens(settings: TokensSettings, corpus: Artifact, tokenizer: Artifact, out: Path, progress: Progress) -> Outcome:
     """Encodes and packs every document of the corpus, in its order."""
     from kiban.tokenizer.bpe import Tokenizer

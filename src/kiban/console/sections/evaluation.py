@@ -54,6 +54,8 @@ def _kind_of(unit: str) -> str:
 def _caption(unit: str) -> Both:
     if unit == "proportion":
         return Both("正答率", "Accuracy")
+    if unit == "correlation":
+        return Both("順位相関", "Rank correlation")
     if unit == "bits/character":
         return Both("1字あたりのビット数（小さいほどよい）", "Bits per character (lower is better)")
     return UNITS.get(unit, same(unit))

@@ -2,14 +2,20 @@
 
 The notation (https://www.aozora.gr.jp/annotation/): 《》 holds the reading of the characters before it, ｜ says where
 those begin, ［＃…］ is a note of the person who typed the text, ※［＃…］ stands for a character that Shift_JIS lacks.
-Readings and notes are left out; a missing character becomes Unicode by its U+ number or its place in JIS X 0213, and
-〓 (the printers' mark for a missing type) where the note only describes it. Width and old forms of characters stay as
+Readings and notes are left out; a missing character becomes Unicode by its U+ number, its place in JIS X 0213 or its
+description (`gaiji.tsv`), and 〓 (the printers' mark for a missing type) where none of these is known. ／＼ and
+／″＼ are the marks of repetition 〳〵 and 〴〵. Within 〔〕 accents stand behind their letters
+(https://www.aozora.gr.jp/accent_separation.html). Width and old forms of characters stay as
 they are."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 from kiban.corpus.documents import Document, Unreadable
+from kiban.corpus.readers.encoding import decode
 from kiban.corpus.readers.member import Member
 
 RULE = re.compile(r"^-{20,}\n", re.MULTILINE)
@@ -28,11 +34,24 @@ MARKS = {mark: chr(0xF8E0 + i) for i, mark in enumerate("《》｜［］＃※")
 HIDE, SHOW = str.maketrans(MARKS), str.maketrans({private: mark for mark, private in MARKS.items()})
 HIDDEN = re.compile("[" + "".join(MARKS.values()) + "]")
 UNKNOWN = "〓"
+ACCENTED = re.compile(r"〔([^〔〕\n]{1,2000})〕")
+# The letter with the mark behind it; a mark that makes no letter with it stays as it is. After a consonant and before
+# a letter ' is an apostrophe (l'amour), and a comma is a cedilla within a word alone.
+ACCENT = re.compile(
+    r"ae&|AE&|oe&|OE&|s&|[!?]@|[A-Za-z][`^~:&_/]|[AEIOUYaeiouy]'|[A-Za-z]'(?![A-Za-z])|[CcSsTt],(?=[A-Za-z])"
+)
+LIGATURES = {
+    **{"ae&": "æ", "AE&": "Æ", "oe&": "œ", "OE&": "Œ", "s&": "ß", "!@": "¡", "?@": "¿"},
+    **{"o/": "ø", "O/": "Ø", "l/": "ł", "L/": "Ł", "d/": "đ", "D/": "Đ", "h/": "ħ", "i/": "ɨ"},
+}
+COMBINING = dict(zip("`'^~:&_,", "\u0300\u0301\u0302\u0303\u0308\u030a\u0304\u0327", strict=True))
+# Where a printed page is meant (12-上-3), the character is only described.
+PLACE = re.compile(r"、(?:補助\d+、)?[\d-]+(?:-[上中下左右]-?\d+)?$")
 NESTED = 3  # notes hold notes, which hold notes at most
 
 
 def read(member: Member, encoding: str) -> Iterator[Document]:
-    text = member.data.decode(encoding).replace("\r\n", "\n")
+    text = decode(member.data, encoding).replace("\r\n", "\n")
     header, blank, rest = text.partition("\n\n")
     names = header.strip("\n").split("\n")
     if not blank or len(names) < 2 or len(names) > 8:
@@ -50,6 +69,7 @@ def read(member: Member, encoding: str) -> Iterator[Document]:
 def clean(text: str) -> str:
     """`text` without ruby and notes, and with the characters that Shift_JIS lacks."""
     text = MISSING.sub(lambda note: character(note[1]).translate(HIDE), text)
+    text = ACCENTED.sub(_accented, text).replace("／″＼", "〴〵").replace("／＼", "〳〵")
     text = RUBY.sub("", BASED_RUBY.sub(r"\1", text)).replace("｜", "")
     for _ in range(NESTED):
         text = NOTE.sub("", text)
@@ -69,7 +89,27 @@ def character(note: str) -> str:
                 return code.decode("euc_jis_2004")
             except UnicodeDecodeError:
                 return UNKNOWN
-    return UNKNOWN
+    return described().get(PLACE.sub("", note).strip("「」"), UNKNOWN)
+
+
+@cache
+def described() -> dict[str, str]:
+    """Characters by their description in notes, as others have given code and description together."""
+    lines = Path(__file__).with_name("gaiji.tsv").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t") for line in lines)
+
+
+def _accented(found: re.Match[str]) -> str:
+    """The text within 〔〕 with its accents; with the brackets if there is none in it, since these are the author's."""
+    text = ACCENT.sub(_letter, found[1])
+    return text if text != found[1] else found[0]
+
+
+def _letter(found: re.Match[str]) -> str:
+    if found[0] in LIGATURES:
+        return LIGATURES[found[0]]
+    composed = unicodedata.normalize("NFC", found[0][0] + COMBINING.get(found[0][1:], " "))
+    return composed if len(composed) == 1 else found[0]
 
 
 def _date(colophon: str) -> str:

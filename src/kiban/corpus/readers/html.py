@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator
 
 from kiban.corpus.documents import Document
+from kiban.corpus.readers.encoding import decode
 from kiban.corpus.readers.member import Member
 
-DECLARED = "declared"  # as the page itself says, UTF-8 where it does not
-CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
-# What pages call Shift_JIS holds the vendors' characters too (① and the like), and that is CP932.
-SHIFT_JIS = {"shift_jis", "shift-jis", "x-sjis", "sjis", "windows-31j", "ms_kanji"}
+CHARSET = re.compile(
+    rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)|<\?xml[^>]{1,99}encoding=["']([A-Za-z0-9_.:-]+)""",
+    re.IGNORECASE,
+)
 # A line break or a tag in the source leaves a space, which Japanese does not have between its characters.
 JAPANESE = r"[\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60]"
 INNER_SPACE = re.compile(rf"(?<={JAPANESE}) +(?={JAPANESE}|\u3000)|(?<=\u3000) +(?={JAPANESE})")
@@ -18,21 +19,26 @@ CELLS = re.compile(r"[ \t]*\t[ \t]*")
 
 
 def read(member: Member, encoding: str) -> Iterator[Document]:
+    text, title = text_of(decode(member.data, encoding, declared(member.data)))
+    yield Document(text, member.name, title)
+
+
+def text_of(page: str) -> tuple[str, str]:
+    """The text and the title of a page."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
-    tree = HTMLTree.parse(_decode(member.data, encoding))
+    tree = HTMLTree.parse(page)
     text = extract_plain_text(tree, preserve_formatting=True, alt_texts=False, list_bullets=False, form_fields=False)
-    lines = (CELLS.sub("　", INNER_SPACE.sub("", line.strip(" \t"))) for line in text.splitlines())
-    yield Document("\n".join(lines), member.name, (tree.title or "").strip())
+    return tidy(text), (tree.title or "").strip()
 
 
-def _decode(data: bytes, encoding: str) -> str:
-    if encoding == DECLARED:
-        found = CHARSET.search(data[:4096])
-        name = found[1].decode("ascii").lower() if found else "utf-8"
-        encoding = "cp932" if name in SHIFT_JIS else "utf-8-sig" if name in ("utf-8", "utf8") else name
-    try:
-        return data.decode(encoding)
-    except LookupError:
-        raise UnicodeDecodeError(encoding, data[:1], 0, 1, "the page declares an encoding that is not known") from None
+def tidy(text: str) -> str:
+    """The lines of an extracted page without the spaces that Japanese does not have."""
+    return "\n".join(CELLS.sub("　", INNER_SPACE.sub("", line.strip(" \t"))) for line in text.splitlines())
+
+
+def declared(data: bytes) -> str:
+    """The encoding that a page says it is in; empty where it says none."""
+    found = CHARSET.search(data[:4096])
+    return (found[1] or found[2]).decode("ascii").lower() if found else ""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from kiban.corpus.documents import Document
+from kiban.corpus.readers.encoding import decode
 from kiban.corpus.readers.member import Member
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)---[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -55,7 +56,7 @@ LEFT_OUT = (
 
 
 def read(member: Member, encoding: str) -> Iterator[Document]:
-    text = member.data.decode(encoding).replace("\r\n", "\n")
+    text = decode(member.data, encoding).replace("\r\n", "\n")
     title = author = date = ""
     front = FRONT_MATTER.match(text)
     if front:
