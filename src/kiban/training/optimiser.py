@@ -19,8 +19,8 @@ EMBEDDING_SCALE = 10.0
 
 
 def optimisers(model: nn.Module, name: str, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """`name`: adamw or muon. Weights decay in matrices alone: not in norms, nor in the input embedding. The `scale` of a
-    group is what the run's learning rate is multiplied with."""
+    """`name`: adamw or muon. Weights decay in matrices alone: not in norms, nor in the input embedding. `scale` of a
+    group: what the run's learning rate is multiplied with."""
     matrices: list[nn.Parameter] = []
     joined: list[nn.Parameter] = []  # gate above up, in one tensor
     decayed: list[nn.Parameter] = []
