@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 
 from benchmarks import record
@@ -34,17 +33,12 @@ TARGET = 20_000  # questions an hour, both suites together
 
 
 def make_model(folder: Path, texts: list[str]) -> Path:
-    """`tiny` with its own vocabulary, or as much of one as these texts support, and a tokenizer that puts BOS."""
+    """`tiny` with its own vocabulary, or as much of one as these texts support."""
     words = Tokenizer.train(texts, preset("tiny").vocab_size, may_be_smaller=True)
     model = Transformer(preset("tiny", words.vocab_size))
     model.init_weights(torch.Generator().manual_seed(0))
     hf.save(model, folder)
     words.save(folder)
-    puts_bos = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    puts_bos.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", 0)]
-    )
-    puts_bos.save(str(folder / "tokenizer.json"))
     return folder
 
 

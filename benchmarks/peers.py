@@ -27,10 +27,11 @@ WHOLE = {
         *("nltk", "orjson", "regex", "tldextract", "tokenizers", "xxhash<4"),
     ],
     "swallow": ["pyarrow"],
+    "nanochat": ["numpy", "filelock"],  # its code comes from a checkout
     "lm-eval": ["transformers>=5,<6", "lm-eval[hf]==0.4.13"],
 }
 BARE = {"torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"]}
-WITH_TORCH = ("transformers", "torchtitan", "lm-eval")
+WITH_TORCH = ("transformers", "torchtitan", "nanochat", "lm-eval")
 CLONES = {
     "swallow": (
         "https://github.com/swallow-llm/swallow-corpus",

@@ -6,17 +6,22 @@ does not compete.
 
 import torch
 import transformers
+from bits_per_character import bits_per_character
 from peer_loop import answer, job, precision, train
 from torch import Tensor
 
 job = job()
 dtype, autocast = precision(job)
-model = transformers.DeepseekV3ForCausalLM.from_pretrained(
-    job["weights"],
-    dtype=dtype,
-    attn_implementation=job["variant"]["attention"],
-    experts_implementation=job["variant"]["experts"],
-)
+implementations = {
+    "attn_implementation": job["variant"]["attention"],
+    "experts_implementation": job["variant"]["experts"],
+}
+if job.get("own_start"):  # its own random weights
+    torch.manual_seed(job["seed"])
+    config = transformers.AutoConfig.from_pretrained(job["weights"])
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, **implementations)
+else:
+    model = transformers.DeepseekV3ForCausalLM.from_pretrained(job["weights"], dtype=dtype, **implementations)
 model.config.use_cache = False
 forward = torch.compile(model) if job["variant"].get("compile") else model
 
@@ -30,9 +35,18 @@ def loss_of(tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
 
 
 losses, seconds = train(job, model, "model.embed_tokens.weight", loss_of)
+model.eval()
+
+
+def logits_of(tokens_BL: Tensor) -> Tensor:
+    with autocast():
+        return model(input_ids=tokens_BL, use_cache=False).logits
+
+
 answer(
     job,
     losses=losses,
     seconds=seconds,
+    bits_per_character={part: bits_per_character(logits_of, path) for part, path in job.get("windows", {}).items()},
     versions={"transformers": transformers.__version__, "torch": torch.__version__},
 )

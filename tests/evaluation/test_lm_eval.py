@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 
 from benchmarks import peers
@@ -37,8 +36,7 @@ def harness() -> Path:
 
 
 def model(folder: Path, texts: list[str]) -> Path:
-    """An untrained model with a real vocabulary, whose tokenizer puts BOS before a text by itself, as the harness asks
-    it for nothing else."""
+    """An untrained model with a real vocabulary."""
     words = Tokenizer.train(["応答：\n"] * 9 + ["応答：箱"] * 20 + texts, 1500, may_be_smaller=True)
     assert len(words.encode("：")) == 1
     assert len(words.encode("応答：\n")) < len(words.encode("応答：")) + len(words.encode("\n"))  # joined at the cut
@@ -49,11 +47,6 @@ def model(folder: Path, texts: list[str]) -> Path:
     made.init_weights(torch.Generator().manual_seed(0))
     hf.save(made, folder)
     words.save(folder)
-    puts_bos = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    puts_bos.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", 0)]
-    )
-    puts_bos.save(str(folder / "tokenizer.json"))
     return folder
 
 

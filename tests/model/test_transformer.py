@@ -175,6 +175,35 @@ def test_blocked_attention_is_attention(length: int, heads: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [5, 64, 200])
+def test_a_token_sees_its_own_document_alone(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    q, k = (torch.randn(2, 3, length, 12, generator=generator, requires_grad=True) for _ in range(2))
+    v = torch.randn(2, 3, length, 20, generator=generator, requires_grad=True)
+    document_BL = (torch.rand(2, length, generator=generator) < 0.05).cumsum(1)
+    same = document_BL[:, None, :, None] == document_BL[:, None, None, :]
+    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    plain = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
+    seed = torch.randn(plain.shape, generator=generator)
+    ours = causal_attention(q, k, v, 0.3, document_BL)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(
+        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(plain, (q, k, v), seed), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(causal_attention(q, k, v, 0.3, document_BL), plain)
+
+
+def test_a_packed_document_is_what_it_is_alone() -> None:
+    model = build()
+    first, second = tokens(1, 9), tokens(1, 14)
+    packed_BL, document_BL = torch.cat([first, second], 1), torch.tensor([[0] * 9 + [1] * 14])
+    whole = model._body(packed_BL, None, document_BL)
+    torch.testing.assert_close(whole[:, 9:], model._body(second), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model._body(packed_BL)[:, 9:], whole[:, 9:], rtol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(7, 16), (2, 3, 48)])
 def test_the_norm_and_its_gradients_are_those_of_rms_norm(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)

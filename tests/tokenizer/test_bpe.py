@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kiban.artifacts.errors import KibanError
 from kiban.tokenizer.bpe import Tokenizer
 from kiban.tokenizer.pieces import CLASS, PATTERNS, class_of, end_of_piece
-from kiban.tokenizer.special import EOS, SPECIAL, USER
+from kiban.tokenizer.special import BOS, EOS, SPECIAL, USER
 
 TEXTS = [
     "春はあけぼの。やうやう白くなりゆく山ぎは、すこしあかりて、紫だちたる雲のほそくたなびきたる。",
@@ -159,6 +159,7 @@ def test_files_are_read_back_by_every_library(tmp_path: Path) -> None:
     for text in TEXTS[:5]:
         ids = Tokenizer.load(tmp_path).encode(text)
         assert theirs.encode(text, add_special_tokens=False) == ids == plain.encode(text)
+        assert theirs.encode(text) == [BOS, *ids]
     messages = [
         {"role": "system", "content": "丁寧に答えてください。"},
         {"role": "user", "content": "こんにちは"},

@@ -63,4 +63,7 @@ def test_muon_takes_the_matrices_inside_the_blocks() -> None:
     assert {"layers.1.mlp.gate.weight", "lm_head.weight", "embed_tokens.weight", "norm.weight"} <= set(taken[1])
     joined = {names[p] for group in muon.param_groups if group["joined"] == 2 for p in group["params"]}
     assert joined == {f"layers.{layer}.mlp.experts.gate_up_proj" for layer in (1, 2, 3)}
-    assert len(optimisers(model, "adamw", 1e-3, 0.1)) == 1
+    scaled = {names[p] for group in adamw.param_groups if group["scale"] != 1 for p in group["params"]}
+    assert scaled == {"embed_tokens.weight"}
+    [alone] = optimisers(model, "adamw", 1e-3, 0.1)
+    assert {group["scale"] for group in alone.param_groups} == {1.0}

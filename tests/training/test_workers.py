@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kiban.model.transformer import Transformer
+from kiban.tokenizer.special import BOS
 from kiban.training.workers import Workers
 from tests.training import tiny
 
@@ -41,6 +42,21 @@ def test_twins_give_the_gradients_and_counts_of_one(dtype: torch.dtype, number: 
     loads = (model.update_routing_bias(0.0).sum(), alone.update_routing_bias(0.0).sum())
     assert loads[0] == 2 * loads[1]  # of both passes
     assert model.clip_logits(1e9) == pytest.approx(alone.clip_logits(1e9), rel=1e-2)
+
+
+def test_documents_begin_with_bos() -> None:
+    tokens_BX = batch(4)
+    tokens_BX[:, 20] = BOS
+    model = built(torch.float32, num_nextn_predict_layers=1)
+    document_BL = (tokens_BX[:, :-1] == BOS).cumsum(1)
+    apart = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:], 0.0, document_BL)[1]
+    together = model.loss(tokens_BX[:, :-1], tokens_BX[:, 1:])[1]
+    with Workers(model, 2, 2) as workers:
+        for masked, expected in ((True, apart), (False, together)):
+            stats = workers.backward(tokens_BX, 1.0, 0.0, True, masked)
+            for name in ("loss", "mtp_loss"):
+                torch.testing.assert_close(stats[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert apart["loss"] != together["loss"] and apart["mtp_loss"] != together["mtp_loss"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -75,6 +75,7 @@ def search(
     precision: Annotated[str | None, typer.Option(help="bf16, fp8, mxfp8 or nvfp4; the best that the GPU has.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Layouts to show.")] = 5,
     explain: Annotated[bool, typer.Option(help="Say why the runner-up lost.")] = False,
+    pareto: Annotated[bool, typer.Option(help="Time against money, on fewer and on more GPUs.")] = False,
     budget_jpy: Annotated[float | None, typer.Option(help="At most so many yen.")] = None,
     deadline: Annotated[float | None, typer.Option(help="At most so many days.")] = None,
     power_mw: Annotated[float | None, typer.Option(help="At most so many megawatts.")] = None,
@@ -135,15 +136,27 @@ def search(
             }
         )
     _hold(plans[0], budget_jpy, deadline, power_mw)
+    points: list[dict[str, Any]] = []
+    for count in [gpus // 8, gpus // 4, gpus // 2, gpus, 2 * gpus] if pareto else []:
+        if count < 1 or count % site:
+            continue
+        each = planner.layouts(shape, card, count, sequences, length, precisions, site)
+        best = planner.search(shape, card, each, length, site, site_link * 1e9).candidates
+        if best:
+            run = run_of(shape, card, count, total, sequences * length / best[0].seconds, price, costs, storage * 1e9)
+            points.append({"gpus": count, "days": run.days, "jpy": run.jpy, "text": str(best[0].layout)})
     if as_json:
-        print_json({"gpu": card.name, "gpus": gpus, "batch": sequences, "sequence_length": length, "tokens": total}
-                   | {"considered": found.considered, "too_large": found.too_large, "plans": plans[:top]})  # fmt: skip
+        asked = {"gpu": card.name, "gpus": gpus, "batch": sequences, "sequence_length": length, "tokens": total}
+        counted = {"considered": found.considered, "too_large": found.too_large}
+        print_json(asked | counted | {"plans": plans[:top], "pareto": points})
         return
     print(f"{preset} on {gpus} x {card.name}: {shape.total / 1e9:.1f}B parameters, {total:.3g} tokens, "
           f"{sequences} sequences of {length} a step")  # fmt: skip
     print(f"{found.considered} layouts, {found.too_large} of them too large; the fastest:")
     for number, plan in enumerate(plans[:top], 1):
         _show(number, plan, costs.date)
+    for point in points:
+        print(f"{point['gpus']:>8} GPUs {point['days']:8.1f} days {point['jpy']:10.3g} yen  {point['text']}")
     if explain and len(plans) > 1:
         print(_explained(plans[0], plans[1]))
 

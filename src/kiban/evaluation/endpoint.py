@@ -80,7 +80,7 @@ class Endpoint:
         scored = [
             nats
             for (start, nats), end in zip(tokens, [start for start, _ in tokens[1:]] + [len(text)], strict=True)
-            if max(before, 0) < end and start < len(text)
+            if (before <= start or before < end) and start < len(text)  # a part of a character has no width
         ]
         if before == 0:  # nothing is known of the first token
             scored = scored[1:]

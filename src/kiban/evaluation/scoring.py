@@ -16,6 +16,7 @@ from kiban.evaluation.backbones import Backbone, Words, load_kiban
 
 LEAST_SHARED = 32  # tokens that all have in common are kept from call to call if they are so many
 GENERATED_AT_ONCE = 64
+MOST_PADDING = 0.3  # of a batch's rows, beside the longest
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,16 @@ class Scorer:
         return out
 
     def _batches(self, groups: list[list[_Input]], begun: int) -> list[list[list[_Input]]]:
-        """Groups in order, as many together as `batch_tokens` allow if each row is as long as the longest."""
+        """Groups in order, as many together as `batch_tokens` allow if each row is as long as the longest, and as do
+        not fill up more than `MOST_PADDING` of it."""
         batches: list[list[list[_Input]]] = []
-        rows = longest = 0
+        rows = longest = shortest = 0
         for group in groups:
             length = max(len(given.tokens) for given in group) - begun
-            if not batches or (rows + len(group)) * max(longest, length) > self.batch_tokens:
+            full = (rows + len(group)) * max(longest, length) > self.batch_tokens
+            if not batches or full or shortest < (1 - MOST_PADDING) * length:
                 batches.append([])
-                rows = longest = 0
+                rows, longest, shortest = 0, 0, length
             batches[-1].append(group)
             rows, longest = rows + len(group), max(longest, length)
         return batches

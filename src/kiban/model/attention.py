@@ -60,7 +60,14 @@ class Attention(nn.Module):
         self.watched = False  # whether `max_logit_H` is kept while training
         self.max_logit_H: Tensor | None = None
 
-    def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LatentCache | None = None,
+        document_BL: Tensor | None = None,
+    ) -> Tensor:
         B, L, _ = x_BLD.shape
         compressed = not hasattr(self, "q_proj")
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BLD))) if compressed else self.q_proj(x_BLD)
@@ -77,12 +84,13 @@ class Attention(nn.Module):
         k_BHSK = torch.cat([k_nope, key_BLR[:, None].expand(B, self.num_heads, S, self.rope)], dim=-1)
         if self.watched and self.training:
             self._watch(q_BHLK, k_BHSK)
-        out = causal_attention(q_BHLK, k_BHSK, v_BHSV, self.scale)
+        out = causal_attention(q_BHLK, k_BHSK, v_BHSV, self.scale, document_BL)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     @torch.no_grad()
     def _watch(self, q_BHLK: Tensor, k_BHSK: Tensor) -> None:
-        """The largest logit of each head, also over the parts of a batch before; some rows at a time."""
+        """The largest logit of each head, also over the parts of a batch before; some rows at a time. Those of other
+        documents count: what they would be in a text is what must be bounded."""
         for start in range(0, q_BHLK.shape[2], ROWS):
             rows = q_BHLK[:, :, start : start + ROWS]
             logits = rows @ k_BHSK[:, :, : start + rows.shape[2]].transpose(-2, -1)

@@ -25,8 +25,15 @@ class Block(nn.Module):
         dense = layer < config.first_k_dense_replace
         self.mlp = MLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
-    def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None) -> Tensor:
-        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), cos, sin, cache)
+    def forward(
+        self,
+        x_BLD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LatentCache | None = None,
+        document_BL: Tensor | None = None,
+    ) -> Tensor:
+        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), cos, sin, cache, document_BL)
         return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD))
 
 
@@ -41,9 +48,11 @@ class MTP(nn.Module):
         self.block = Block(config, config.num_hidden_layers)
         self.norm = RMSNorm(d, eps=eps)
 
-    def forward(self, embedded_BLD: Tensor, hidden_BLD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, embedded_BLD: Tensor, hidden_BLD: Tensor, cos: Tensor, sin: Tensor, document_BL: Tensor | None = None
+    ) -> Tensor:
         joined = torch.cat([self.enorm(embedded_BLD), self.hnorm(hidden_BLD)], dim=-1)
-        return self.norm(self.block(self.eh_proj(joined), cos, sin))
+        return self.norm(self.block(self.eh_proj(joined), cos, sin, None, document_BL))
 
 
 class Transformer(nn.Module):
@@ -72,12 +81,14 @@ class Transformer(nn.Module):
         """Final hidden states [B, L, D], after the last norm."""
         return self.norm(self._body(tokens_BL, cache))
 
-    def _body(self, tokens_BL: Tensor, cache: list[LatentCache] | None = None) -> Tensor:
+    def _body(
+        self, tokens_BL: Tensor, cache: list[LatentCache] | None = None, document_BL: Tensor | None = None
+    ) -> Tensor:
         start = cache[0].length if cache else 0
         cos, sin = self._tables(start, tokens_BL.shape[1], tokens_BL.device)
         x_BLD = self.embed_tokens(tokens_BL).to(self.dtype)
         for layer, block in enumerate(self.layers):
-            x_BLD = block(x_BLD, cos, sin, cache[layer] if cache else None)
+            x_BLD = block(x_BLD, cos, sin, cache[layer] if cache else None, document_BL)
         return x_BLD
 
     def _tables(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,28 +99,35 @@ class Transformer(nn.Module):
         return self.lm_head(hidden_BLD)
 
     def loss(
-        self, tokens_BL: Tensor, targets_BL: Tensor, balance_weight: float = 0.0
+        self,
+        tokens_BL: Tensor,
+        targets_BL: Tensor,
+        balance_weight: float = 0.0,
+        document_BL: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to descend, and `loss` (next token, nats/token) and, where they are part of it, `mtp_loss` and
-        `balance_loss` (mean over the MoE layers) as they are."""
+        `balance_loss` (mean over the MoE layers) as they are. A token sees its own document alone where `document_BL`
+        numbers them."""
         layers = [module for module in self.modules() if isinstance(module, MoE)]
         for moe in layers:
             moe.keeps_balance = balance_weight > 0
-        body_BLD = self._body(tokens_BL)
+        body_BLD = self._body(tokens_BL, None, document_BL)
         loss = linear_cross_entropy(self.norm(body_BLD).flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
         stats = {"loss": loss.detach()}
         if self.mtp is not None:
-            mtp = self._mtp_loss(body_BLD, targets_BL)
+            mtp = self._mtp_loss(body_BLD, targets_BL, document_BL)
             loss, stats = loss + MTP_WEIGHT * mtp, stats | {"mtp_loss": mtp.detach()}
         if balance_weight > 0 and layers:
             balance = torch.stack([moe.taken_balance() for moe in layers])
             loss, stats = loss + balance_weight * balance.sum(), stats | {"balance_loss": balance.detach().mean()}
         return loss, stats
 
-    def _mtp_loss(self, body_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+    def _mtp_loss(self, body_BLD: Tensor, targets_BL: Tensor, document_BL: Tensor | None) -> Tensor:
         assert self.mtp is not None
         cos, sin = self._tables(0, targets_BL.shape[1] - 1, targets_BL.device)
-        hidden = self.mtp(self.embed_tokens(targets_BL[:, :-1]).to(self.dtype), body_BLD[:, :-1], cos, sin)
+        document_BL = document_BL[:, :-1] if document_BL is not None else None
+        embedded_BLD = self.embed_tokens(targets_BL[:, :-1]).to(self.dtype)
+        hidden = self.mtp(embedded_BLD, body_BLD[:, :-1], cos, sin, document_BL)
         return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:

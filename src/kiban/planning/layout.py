@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from kiban.artifacts.errors import KibanError
 from kiban.planning.shape import Shape
 
 RECOMPUTE = ("none", "selective", "full")
@@ -83,18 +82,6 @@ def fault(shape: Shape, layout: Layout, sequence_length: int) -> str | None:
             f"= {x.data * x.micro_batch}"
         )
     return None
-
-
-def checked(shape: Shape, layout: Layout, sequence_length: int) -> Layout:
-    """The layout as it is.
-
-    Raises:
-        KibanError: if it is impossible; says why.
-    """
-    found = fault(shape, layout, sequence_length)
-    if found:
-        raise KibanError(f"layout {layout}: {found}")
-    return layout
 
 
 def divisors(number: int, most: int | None = None) -> list[int]:

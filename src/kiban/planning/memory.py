@@ -8,8 +8,7 @@ interleaved 1F1B as there, section 4.2.3.
 
 from dataclasses import replace
 
-from kiban.planning.hardware import GPU
-from kiban.planning.layout import RECOMPUTE, Layout
+from kiban.planning.layout import Layout
 from kiban.planning.shape import Shape
 from kiban.planning.work import stage_layers
 
@@ -22,19 +21,6 @@ def memory(shape: Shape, layout: Layout, sequence_length: int) -> dict[str, floa
     """Bytes on the fullest stage: `weights`, `gradients`, `optimiser`, `activations`, `logits`, `runtime`, `total`."""
     stages = {"first"} if layout.pipeline == 1 else {"first", "last"}
     return max((_stage(shape, layout, sequence_length, stage) for stage in stages), key=lambda kinds: kinds["total"])
-
-
-def fits(shape: Shape, layout: Layout, gpu: GPU, sequence_length: int) -> bool:
-    return memory(shape, layout, sequence_length)["total"] <= gpu.memory * 1e9 * USABLE
-
-
-def fitting(shape: Shape, layout: Layout, gpu: GPU, sequence_length: int) -> Layout:
-    """With the least recomputation that fits; with full if none does."""
-    for policy in RECOMPUTE:
-        candidate = replace(layout, recompute=policy)
-        if fits(shape, candidate, gpu, sequence_length):
-            return candidate
-    return replace(layout, recompute="full")
 
 
 def saved_bytes(shape: Shape, layout: Layout, tokens: float, *, moe: bool) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from kiban.artifacts.errors import KibanError
 from kiban.planning.hardware import GPU
 from kiban.planning.layout import Layout, fault
-from kiban.planning.shape import Shape, _mla
+from kiban.planning.shape import Shape, mla
 from kiban.planning.step_time import Constants, Situation
 from kiban.planning.work import Work, work_of
 
@@ -257,7 +257,7 @@ def _shape(model: Mapping[str, Any]) -> Shape:
     if model.get("mla"):
         m = model["mla"]
         nope, rope, v_head, rank = m["qk_nope_head_dim"], m["qk_rope_head_dim"], m["v_head_dim"], m["kv_lora_rank"]
-        attention, saved = _mla(d, heads, m.get("q_lora_rank"), rank, nope, rope, v_head)
+        attention, saved = mla(d, heads, m.get("q_lora_rank"), rank, nope, rope, v_head)
         qk, v, sent = heads * (nope + rope), heads * v_head, rank + rope
     else:
         head = model.get("head_dim") or d // heads

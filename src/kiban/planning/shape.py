@@ -34,7 +34,6 @@ class Shape:
     mtp_layers: int
     groups: int = 1  # of experts; a token's are chosen from `chosen_groups` of them (arXiv 2412.19437, section 2.1.2)
     chosen_groups: int = 1
-    positions: int = 0  # learned positions
 
     @property
     def router(self) -> int:
@@ -71,7 +70,6 @@ class Shape:
             + self.moe_layers * moe
             + self.mtp_layers * (block + self.mtp_extra)
             + self.head * (1 if self.tied else 2)
-            + self.positions
             + self.hidden
         )
 
@@ -97,7 +95,7 @@ def shape_of(config: ModelConfig) -> Shape:
     """Of a DeepSeek-V3-type model (arXiv 2412.19437, section 2.1)."""
     d, heads = config.hidden_size, config.num_attention_heads
     nope, rope, v = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
-    attention, saved = _mla(d, heads, config.q_lora_rank, config.kv_lora_rank, nope, rope, v)
+    attention, saved = mla(d, heads, config.q_lora_rank, config.kv_lora_rank, nope, rope, v)
     shared = config.moe_intermediate_size * config.n_shared_experts
     return Shape(
         hidden=d,
@@ -127,7 +125,7 @@ def shape_of(config: ModelConfig) -> Shape:
     )
 
 
-def _mla(d: int, heads: int, q_rank: int | None, kv_rank: int, nope: int, rope: int, v: int) -> tuple[int, int]:
+def mla(d: int, heads: int, q_rank: int | None, kv_rank: int, nope: int, rope: int, v: int) -> tuple[int, int]:
     """Weights of multi-head latent attention, norms of the latents included, and the dims that it saves for the
     backward pass: latents, queries, keys, values, output."""
     query = d * heads * (nope + rope) if q_rank is None else d * q_rank + q_rank + q_rank * heads * (nope + rope)

@@ -170,6 +170,7 @@ class Tokenizer:
                 "bos_token": "<|bos|>",
                 "eos_token": "<|eos|>",
                 "pad_token": "<|pad|>",
+                "add_bos_token": True,  # llama.cpp's converter reads it here
                 "chat_template": CHAT_TEMPLATE,
                 "clean_up_tokenization_spaces": False,
             },
@@ -187,7 +188,8 @@ class Tokenizer:
 
     def hugging_face(self) -> "tokenizers.Tokenizer":
         """The same tokenizer for the `tokenizers` library. Its merges are all pairs of tokens that together are a
-        token, in order of rank, and a piece that is a token is not merged: tiktoken's rule."""
+        token, in order of rank, and a piece that is a token is not merged: tiktoken's rule. BOS is put before a text,
+        unless special tokens are declined (`add_special_tokens=False`): no model of ours has seen a text without."""
         import tokenizers
 
         vocabulary = dict(SPECIAL)
@@ -199,6 +201,9 @@ class Tokenizer:
                 tokenizers.pre_tokenizers.Split(tokenizers.Regex(self.pattern), behavior="isolated"),
                 tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
+        )
+        made.post_processor = tokenizers.processors.TemplateProcessing(
+            single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)]
         )
         made.decoder = tokenizers.decoders.ByteLevel()
         made.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL])

@@ -147,7 +147,9 @@ def train(
             sums: dict[str, torch.Tensor] = {}
             for part, tokens_BX in enumerate(batches.tokens(step).split(micro_sequences)):
                 share = len(tokens_BX) / batch_sequences
-                stats = workers.backward(tokens_BX.to(device), share, settings.balance_weight, first=part == 0)
+                stats = workers.backward(
+                    tokens_BX.to(device), share, settings.balance_weight, part == 0, settings.mask_documents
+                )
                 sums = {name: sums.get(name, 0.0) + value for name, value in stats.items()}
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))

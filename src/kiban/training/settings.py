@@ -67,6 +67,7 @@ class TrainingSettings(Settings):
     balance_weight: float = Field(default=0.0, ge=0)  # of the sequence-wise balance loss; DeepSeek-V3 had 1e-4
     qk_clip: float | None = Field(default=None, ge=0)  # the largest attention logit; None: 100 with muon, else 0 (off)
     mtp: bool = False
+    mask_documents: bool = False  # attention does not reach over the beginning of a document
     dtype: Literal["float32", "bfloat16"] | None = None  # of products and activations; None: by LOW_PRECISION_WIDTH
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     on_spike: Literal["ignore", "stop", "skip", "rollback"] = "ignore"

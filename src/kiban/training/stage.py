@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kiban.training.loop import Run
 
 
-@stage("model", inputs=("tokens", "tokenizer"), version=3, use="pretrain")
+@stage("model", inputs=("tokens", "tokenizer"), version=4, use="pretrain")
 def model(settings: TrainingSettings, tokens: Artifact, tokenizer: Artifact, out: Path, progress: Progress) -> Outcome:
     """Trains the preset on the tokens: config.json, model.safetensors, log.jsonl, samples.json."""
     from kiban.artifacts.files import write_atomic

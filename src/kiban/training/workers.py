@@ -14,6 +14,7 @@ from kiban.model.attention import Attention
 from kiban.model.moe import MoE
 from kiban.model.sums import add_to
 from kiban.model.transformer import Transformer
+from kiban.tokenizer.special import BOS
 
 Stats = dict[str, Tensor]
 
@@ -43,13 +44,17 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def backward(self, tokens_BX: Tensor, share: float, balance_weight: float, first: bool) -> Stats:
+    def backward(
+        self, tokens_BX: Tensor, share: float, balance_weight: float, first: bool, mask_documents: bool = False
+    ) -> Stats:
         """The gradient of the mean loss over the rows times `share` becomes that of the model, or is added to it if it
-        is not the `first` of a step; gives what `Transformer.loss` tells, times `share`."""
+        is not the `first` of a step; gives what `Transformer.loss` tells, times `share`. With `mask_documents` a token
+        sees what follows the last BOS before it alone."""
 
         def work(model: Transformer, part_BX: Tensor) -> Stats:
             weight = share * len(part_BX) / len(tokens_BX)
-            loss, stats = model.loss(part_BX[:, :-1], part_BX[:, 1:], balance_weight)
+            document_BL = (part_BX[:, :-1] == BOS).cumsum(1) if mask_documents else None
+            loss, stats = model.loss(part_BX[:, :-1], part_BX[:, 1:], balance_weight, document_BL)
             (loss * weight).backward()
             return {name: value * weight for name, value in stats.items()}
 

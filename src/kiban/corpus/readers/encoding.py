@@ -23,9 +23,9 @@ ISO_2022_ESCAPE = re.compile(rb"\x1b(?:\$[@B(]|\([IJ])")
 KANA = re.compile("[ぁ-んァ-ヶー、。]")
 UNLIKELY = re.compile("[｡-ﾟ\ue000-\uf8ff\x80-\x9f]")
 # CP932 has the bytes 80, A0 and FD to FF for no character; Python gives them these.
-NO_CP932 = re.compile("[\x80\xa0\uf8f1-\uf8f3]")
+NO_CP932 = "\x80\xa0\uf8f1\uf8f2\uf8f3"
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-LOOKED_AT = 4_000
+LOOKED_AT = 1_000
 
 
 def decode(data: bytes, encoding: str, declared: str = "") -> str:
@@ -59,7 +59,7 @@ def decode(data: bytes, encoding: str, declared: str = "") -> str:
 def _try(data: bytes, name: str) -> str | None:
     try:
         text = data.decode(name)
-        return None if name == "cp932" and NO_CP932.search(text) else text
+        return None if name == "cp932" and any(character in text for character in NO_CP932) else text
     except (LookupError, ValueError):  # not such text, or no such encoding of text
         return None
 
