@@ -7,12 +7,9 @@ fifteen is given away.
 """
 
 import json
-import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +17,10 @@ import pytest
 
 from kiban.artifacts.intervals import wilson
 from kiban.evaluation import suite as suites
+from tests.evaluation.trigrams import ROOT, trigrams
 
 CHANCE = 0.25
 SIZES = {"bunka": (300, 20), "senmon": (500, 60)}  # at least so many items, and so many of each category
-ROOT = Path(os.environ["KIBAN_DATA"]) if os.environ.get("KIBAN_DATA") else None
 
 Row = dict[str, Any]
 both = pytest.mark.parametrize("name", SIZES)
@@ -106,45 +103,6 @@ def test_characters_shared_with_the_question_tell_nothing(
         return sign * len(units(choice) & units(row["question"])) / max(1, len(units(choice)))
 
     assert_near_chance(accuracy(rows(name), shared), name)
-
-
-class Trigrams:
-    """Characters after the two before them, smoothed as Witten and Bell (1991) do: a context that goes on in more
-    ways leaves more to the shorter one."""
-
-    def __init__(self, text: str) -> None:
-        self.counts = [Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in (1, 2, 3)]
-        self.total: list[Counter[str]] = [Counter() for _ in range(3)]
-        self.ways: list[Counter[str]] = [Counter() for _ in range(3)]
-        for n, counts in enumerate(self.counts):
-            for gram, count in counts.items():
-                self.total[n][gram[:-1]] += count
-                self.ways[n][gram[:-1]] += 1
-
-    def probability(self, before: str, character: str) -> float:
-        p = 1 / 20_000
-        for n in range(min(2, len(before)) + 1):
-            context = before[len(before) - n :]
-            total, ways = self.total[n][context], self.ways[n][context]
-            if total:
-                p = (self.counts[n][context + character] + ways * p) / (total + ways)
-        return p
-
-    def nats(self, before: str, text: str) -> float:
-        whole = before + text
-        return sum(
-            math.log(self.probability(whole[max(0, i - 2) : i], whole[i])) for i in range(len(before), len(whole))
-        )
-
-
-@cache
-def trigrams() -> Trigrams:
-    """Of the copies of real documents: literature, law, documentation, dialogues."""
-    assert ROOT
-    files = sorted(path for path in (ROOT / "smoke").rglob("*.*") if path.parent != ROOT / "smoke")
-    encodings = {"aozora": "cp932", "law-html": "cp932"}
-    texts = (file.read_text(encoding=encodings.get(file.parent.name, "utf-8"), errors="replace") for file in files)
-    return Trigrams("\n".join(texts))
 
 
 @pytest.mark.skipif(ROOT is None, reason="KIBAN_DATA is not set: no real text to train on")

@@ -7,7 +7,7 @@ import pytest
 
 from kiban.evaluation import pairs, suite
 
-SUITES = ("keigo", "joshi", "josuushi")
+SUITES = ("joshi", "josuushi")
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -20,7 +20,7 @@ def test_the_files_are_what_the_tables_give(name: str) -> None:
 def test_there_are_enough_and_none_twice() -> None:
     rows = [row for name in SUITES for row in pairs.rows(name)]
     by_hand = (pairs.DATA / "by-hand.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(rows) >= 300 and len(by_hand) >= 100
+    assert len(rows) >= 190 and len(by_hand) >= 45
     sentences = [row["good"] for row in rows]
     assert len(set(sentences)) == len(sentences)
     assert not set(sentences) & {row["bad"] for row in rows}

@@ -3,8 +3,8 @@
 They are composed from tables, so that every form is right in as many pairs as it is wrong. A model that merely
 prefers a form, or the shorter sentence, stays at chance.
 
-`python -m kiban.evaluation.pairs` writes data/keigo.jsonl, joshi.jsonl and josuushi.jsonl: these pairs, and behind them
-those of data/by-hand.jsonl.
+`python -m kiban.evaluation.pairs` writes data/joshi.jsonl and josuushi.jsonl: these pairs, and behind them those of
+data/by-hand.jsonl. Those of honorifics: `sets/keigo.py`.
 """
 
 import json
@@ -14,29 +14,6 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 
 Pair = tuple[str, str, str, str]  # good, bad, phenomenon, rationale
-
-# Respectful and humble past forms of the same act, with what it is done to. Respectful forms raise who acts, humble
-# forms lower the speaker who acts: who the subject is decides which one is right.
-ACTS = (
-    ("図面を", "ご覧になりました", "拝見しました"),
-    ("報告書を", "お読みになりました", "拝読しました"),
-    ("お茶を", "召し上がりました", "いただきました"),
-    ("そのように", "おっしゃいました", "申し上げました"),
-    ("京都へ", "いらっしゃいました", "参りました"),
-    ("ご本人に", "お会いになりました", "お目にかかりました"),
-    ("資料を", "お借りになりました", "拝借しました"),
-    ("司会を", "なさいました", "いたしました"),
-    ("記念品を", "お受け取りになりました", "頂戴しました"),
-    ("荷物を", "お持ちになりました", "お持ちしました"),
-)
-# Each pair of subjects, one to raise and one of the speaker's side, makes two pairs of an act.
-SUBJECTS = (
-    ("先生は", "私は"),
-    ("お客様は", "わたくしどもは"),
-    ("御社の会長は", "弊社の担当者は"),
-    ("来賓の皆様は", "係の者は"),
-    ("奥様は", "うちの息子は"),
-)
 
 # Place or object, with the particle that the verb asks for, one that it does not allow, and the verb.
 PARTICLES = (
@@ -95,23 +72,6 @@ SEEN = (
 )
 
 
-def keigo() -> Iterator[Pair]:
-    for manner, respectful, humble in ACTS:
-        for raised, own in SUBJECTS:
-            yield (
-                f"{raised}{manner}{respectful}。",
-                f"{raised}{manner}{humble}。",
-                "尊敬語の向き",
-                "相手や目上の人の動作なので尊敬語を使う",
-            )
-            yield (
-                f"{own}{manner}{humble}。",
-                f"{own}{manner}{respectful}。",
-                "謙譲語の向き",
-                "自分の側の動作なので謙譲語を使う",
-            )
-
-
 def joshi() -> Iterator[Pair]:
     for place, right, wrong, verb in PARTICLES:
         for before in BEFORE:
@@ -137,7 +97,7 @@ def josuushi() -> Iterator[Pair]:
 
 def rows(suite: str) -> list[dict[str, str]]:
     """All pairs of a suite: by templates, then by hand."""
-    composed = {"keigo": keigo, "joshi": joshi, "josuushi": josuushi}[suite]()
+    composed = {"joshi": joshi, "josuushi": josuushi}[suite]()
     by_hand = [json.loads(line) for line in (DATA / "by-hand.jsonl").read_text(encoding="utf-8").splitlines()]
     hand = [(r["good"], r["bad"], r["phenomenon"], r["rationale"]) for r in by_hand if r["suite"] == suite]
     return [
@@ -147,7 +107,7 @@ def rows(suite: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    for suite in ("keigo", "joshi", "josuushi"):
+    for suite in ("joshi", "josuushi"):
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(suite))
         (DATA / f"{suite}.jsonl").write_text(lines, encoding="utf-8")
 
