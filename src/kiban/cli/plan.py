@@ -85,6 +85,7 @@ def search(
     jpy_per_gpu_hour: Annotated[float | None, typer.Option(help="Rent; by prices.toml.")] = None,
     hardware: Annotated[Path | None, typer.Option(help="A TOML file with other GPUs.")] = None,
     price_file: Annotated[Path | None, typer.Option("--prices", help="A TOML file with other prices.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write the best layout as TOML, for kiban train --plan.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The best layouts of a model on given GPUs: memory, time, money, failures.
@@ -94,7 +95,8 @@ def search(
     from kiban.planning import search as planner
     from kiban.planning.hardware import PEAK
     from kiban.planning.hardware import gpu as gpu_of
-    from kiban.planning.running import prices, run_of
+    from kiban.planning.plan_file import Plan, Predicted, write_plan
+    from kiban.planning.running import Running, prices, run_of
     from kiban.planning.shape import shape_of
 
     total = _tokens(tokens)
@@ -136,6 +138,24 @@ def search(
             }
         )
     _hold(plans[0], budget_jpy, deadline, power_mw)
+    if write:
+        chosen = Plan(
+            preset=None if Path(preset).exists() else preset,
+            tokens=total,
+            sequence_length=length,
+            predicted=Predicted(
+                tokens_per_s_per_gpu=plans[0]["tokens_per_s_per_gpu"],
+                mfu=plans[0]["mfu"],
+                prices_of=str(costs.date),
+                running=Running(**{field.name: plans[0][field.name] for field in dataclasses.fields(Running)}),
+                step_seconds=plans[0]["step_seconds"],
+                memory_bytes=plans[0]["memory_bytes"],
+            ),
+            layout=found.candidates[0].layout,
+            gpu=card,
+            model=config,
+        )
+        write_plan(write, chosen)
     points: list[dict[str, Any]] = []
     for count in [gpus // 8, gpus // 4, gpus // 2, gpus, 2 * gpus] if pareto else []:
         if count < 1 or count % site:
@@ -159,6 +179,8 @@ def search(
         print(f"{point['gpus']:>8} GPUs {point['days']:8.1f} days {point['jpy']:10.3g} yen  {point['text']}")
     if explain and len(plans) > 1:
         print(_explained(plans[0], plans[1]))
+    if write:
+        print(f"\n{write}: the first of these; kiban train --plan {write} keeps to it")
 
 
 def _show(number: int, plan: dict[str, Any], prices_of: object) -> None:
