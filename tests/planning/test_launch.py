@@ -32,7 +32,7 @@ SEARCH = (*map(str, SEARCH), "--sequence-length", "64", "--precision", "bf16", "
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     tiny.pack_texts(folder / "tokens")
-    (folder / "tokens" / "tokenizer.json").unlink()  # or every run would end with samples, slow in bfloat16 on a CPU
+    (folder / "tokens" / "tokenizer.json").unlink()  # or every run would end with samples, and take twice as long
     return folder / "tokens"
 
 
