@@ -1,7 +1,6 @@
 """`kiban plan`: what a run will take before it starts."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,6 @@ from kiban.artifacts.errors import KibanError
 from kiban.cli.show import print_json
 
 app = typer.Typer(help="What a run will take, before it starts.", no_args_is_help=True, rich_markup_mode=None)
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @app.command()
@@ -219,11 +216,12 @@ def _hold(plan: dict[str, Any], budget: float | None, deadline: float | None, po
 
 
 def _tokens(text: str) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMBT]?)", text.replace("_", ""))
-    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if count < 1:
-        raise KibanError(f"--tokens {text}: no number of tokens; write it like 300B or 15T")
-    return count
+    from kiban.training.settings import parse_tokens
+
+    try:
+        return parse_tokens(text)
+    except ValueError as error:
+        raise KibanError(f"--tokens {text}: {error}") from None
 
 
 def _config(preset: str) -> Any:
