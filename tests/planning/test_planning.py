@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shlex
 import time
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from kiban.planning.search import layouts, precisions_of, search
 from kiban.planning.shape import shape_of
 from kiban.planning.step_time import constants
 from kiban.planning.work import stage_layers, work_of
-from tests.commands import error_of, kiban, kiban_json
+from tests.commands import error_of, kiban_json
 
 ROWS = Path(os.environ.get("KIBAN_DATA", "")) / "published_runs.json"
 needs_rows = pytest.mark.skipif(not ROWS.is_file(), reason="KIBAN_DATA is not set")
@@ -159,13 +157,3 @@ def test_a_search_at_the_command_line() -> None:
 )
 def test_bad_input(arguments: tuple[str, ...], expected: str) -> None:
     assert expected in error_of("plan", "search", *arguments)
-
-
-@pytest.mark.slow
-@needs_rows
-def test_the_commands_in_the_docs_run() -> None:
-    page = Path(__file__).parents[2] / "docs" / "planning.md"
-    commands = re.findall(r"^\$ kiban (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(commands) >= 4
-    for command in commands:
-        kiban(*shlex.split(command.replace("$KIBAN_DATA", str(ROWS.parent))))

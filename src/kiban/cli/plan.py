@@ -1,7 +1,6 @@
 """`kiban plan`: what a run will take before it starts."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,6 @@ from kiban.artifacts.errors import KibanError
 from kiban.cli.show import print_json
 
 app = typer.Typer(help="What a run will take, before it starts.", no_args_is_help=True, rich_markup_mode=None)
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @app.command()
@@ -85,6 +82,7 @@ def search(
     jpy_per_gpu_hour: Annotated[float | None, typer.Option(help="Rent; by prices.toml.")] = None,
     hardware: Annotated[Path | None, typer.Option(help="A TOML file with other GPUs.")] = None,
     price_file: Annotated[Path | None, typer.Option("--prices", help="A TOML file with other prices.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write the best layout as TOML, for kiban train --plan.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The best layouts of a model on given GPUs: memory, time, money, failures.
@@ -94,7 +92,8 @@ def search(
     from kiban.planning import search as planner
     from kiban.planning.hardware import PEAK
     from kiban.planning.hardware import gpu as gpu_of
-    from kiban.planning.running import prices, run_of
+    from kiban.planning.plan_file import Plan, Predicted, write_plan
+    from kiban.planning.running import Running, prices, run_of
     from kiban.planning.shape import shape_of
 
     total = _tokens(tokens)
@@ -136,6 +135,24 @@ def search(
             }
         )
     _hold(plans[0], budget_jpy, deadline, power_mw)
+    if write:
+        chosen = Plan(
+            preset=None if Path(preset).exists() else preset,
+            tokens=total,
+            sequence_length=length,
+            predicted=Predicted(
+                tokens_per_s_per_gpu=plans[0]["tokens_per_s_per_gpu"],
+                mfu=plans[0]["mfu"],
+                prices_of=str(costs.date),
+                running=Running(**{field.name: plans[0][field.name] for field in dataclasses.fields(Running)}),
+                step_seconds=plans[0]["step_seconds"],
+                memory_bytes=plans[0]["memory_bytes"],
+            ),
+            layout=found.candidates[0].layout,
+            gpu=card,
+            model=config,
+        )
+        write_plan(write, chosen)
     points: list[dict[str, Any]] = []
     for count in [gpus // 8, gpus // 4, gpus // 2, gpus, 2 * gpus] if pareto else []:
         if count < 1 or count % site:
@@ -159,6 +176,8 @@ def search(
         print(f"{point['gpus']:>8} GPUs {point['days']:8.1f} days {point['jpy']:10.3g} yen  {point['text']}")
     if explain and len(plans) > 1:
         print(_explained(plans[0], plans[1]))
+    if write:
+        print(f"\n{write}: the first of these; kiban train --plan {write} keeps to it")
 
 
 def _show(number: int, plan: dict[str, Any], prices_of: object) -> None:
@@ -197,11 +216,12 @@ def _hold(plan: dict[str, Any], budget: float | None, deadline: float | None, po
 
 
 def _tokens(text: str) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMBT]?)", text.replace("_", ""))
-    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if count < 1:
-        raise KibanError(f"--tokens {text}: no number of tokens; write it like 300B or 15T")
-    return count
+    from kiban.training.settings import parse_tokens
+
+    try:
+        return parse_tokens(text)
+    except ValueError as error:
+        raise KibanError(f"--tokens {text}: {error}") from None
 
 
 def _config(preset: str) -> Any:

@@ -25,6 +25,8 @@ def trace(
 
     Example: kiban trace 安全靴を着用 --programme recipes/demo
     """
+    if any("\ud800" <= character <= "\udfff" for character in what):
+        raise KibanError("the passage is not UTF-8: no text of a corpus holds it; give it in the terminal's encoding")
     programme = load(folder)
     steps = runner.plan(graph.nodes(programme), graph.store_of(programme))
     made = {step.node.name: step.artifact for step in steps if step.artifact}

@@ -1,5 +1,6 @@
 """`kiban tokens` and `kiban train`: packing and training outside a programme."""
 
+import json
 import shutil
 import signal
 import tempfile
@@ -14,6 +15,9 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 
 if TYPE_CHECKING:
+    from kiban.model.config import ModelConfig
+    from kiban.planning.plan_file import Plan
+    from kiban.training.loop import Run
     from kiban.training.settings import TrainingSettings
 
 OPTIONS = ("seed", "learning_rate", "batch_sequences", "sequence_length", "dtype", "threads")
@@ -48,7 +52,7 @@ def tokens(
 
 def train(
     data: Annotated[Path, typer.Option(help="A folder with packed tokens.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; by the plan, if there is one.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="nano (unless --from says otherwise), tiny, small, base, large, trillion.")
     ] = None,
@@ -60,6 +64,9 @@ def train(
     sequence_length: Annotated[int | None, typer.Option(help="Tokens; the preset's context.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; by the preset.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores to compute on.")] = 2,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="What kiban plan search --write wrote: model, batch, precision.")
+    ] = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="Start from these weights (Hugging Face layout), not from the seed.")
     ] = None,
@@ -77,6 +84,7 @@ def train(
     """
     from kiban.model.hf_config import read_config
     from kiban.model.presets import preset as config_of
+    from kiban.planning.plan_file import read_plan
     from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
     from kiban.training.interrupts import Stopped
@@ -93,9 +101,18 @@ def train(
         "dtype": dtype,
         "threads": threads,
     }
-    settings = _settings({name: value for name, value in given.items() if value is not None} | _assigned(other or []))
-    store = TokenStore.open(data)
-    config = read_config(start) if start and not preset else config_of(preset or "nano", store.vocab_size)
+    chosen = {name: value for name, value in given.items() if value is not None} | _assigned(other or [])
+    plan = read_plan(plan_file) if plan_file else None
+    if plan_file and plan:
+        chosen |= _planned(plan, plan_file, chosen)
+    elif steps is None:
+        raise KibanError("--steps: say how many, or give a --plan")
+    settings = _settings(chosen)
+    store, progress = TokenStore.open(data), Progress()
+    if plan_file and plan:
+        config = _planned_model(plan, plan_file, store.vocab_size, progress)
+    else:
+        config = read_config(start) if start and not preset else config_of(preset or "nano", store.vocab_size)
     config = config.model_copy(update={"num_nextn_predict_layers": int(settings.mtp)})
     settings = settings.resolved(config)
     words = Tokenizer.load(data) if (data / "tokenizer.json").is_file() else None
@@ -106,7 +123,9 @@ def train(
     if log.exists() and not checkpoints.exists():
         raise KibanError(f"{log}: there already, and not of a run in {to}; give another --json-log, or remove it")
     per_step = (settings.batch_sequences or 0) * (settings.sequence_length or 0)
-    settings = settings.model_copy(update={"tokens": steps * per_step})
+    if plan_file and plan:
+        steps = _planned_steps(plan, plan_file, steps, per_step, progress)
+    settings = settings.model_copy(update={"tokens": (steps or 1) * per_step})
     watching = Watching(
         tensorboard=to / "tensorboard" if tensorboard else None,
         tracker=tracker,
@@ -116,7 +135,7 @@ def train(
         if words is not None:  # with the run from its first checkpoint on, which can be exported too
             to.mkdir(parents=True, exist_ok=True)
             words.save(to)
-        done = run(config, store, settings, log, checkpoints, Progress(), start, watching)
+        done = run(config, store, settings, log, checkpoints, progress, start, watching)
         write_run(done, words, to)
     except Stopped as stopped:
         if stopped.signal != signal.SIGTERM:
@@ -128,6 +147,73 @@ def train(
             f"{to}: cannot be written ({error.strerror}); the checkpoints there stand: mend that, and run it again"
         ) from None
     print(f"{to}: loss {done.loss:.4f} after {done.num_steps} steps, {done.tokens_per_s:.0f} tokens/s")
+    if plan_file and plan:
+        _recorded(done, plan, plan_file, log, to)
+
+
+def _planned(plan: "Plan", file: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What the plan decides. Raises KibanError if an option says otherwise."""
+    from kiban.planning.plan_file import settings_of
+
+    decided = settings_of(plan, file)
+    if not plan.preset and "preset" in given:
+        raise KibanError(f"--preset {given['preset']}: {file} is for a model of its own; leave it out, or plan anew")
+    for name, value in decided.items():
+        if name in given and given[name] != value:
+            raise KibanError(f"{_option(name)} {given[name]}: {file} says {value}; leave it out, or plan anew")
+    return decided
+
+
+def _planned_model(plan: "Plan", file: Path, vocabulary: int, progress: Progress) -> "ModelConfig":
+    """A preset's vocabulary is that of the data; a model of its own is as it is."""
+    if not plan.preset or plan.model.vocab_size == vocabulary:
+        return plan.model
+    progress.say(f"{file}: planned with a vocabulary of {plan.model.vocab_size}; that of the data is {vocabulary}")
+    return plan.model.model_copy(update={"vocab_size": vocabulary})
+
+
+def _planned_steps(plan: "Plan", file: Path, asked: int | None, per_step: int, progress: Progress) -> int:
+    planned = max(1, plan.tokens // per_step)
+    if asked is None or asked == planned:
+        return planned
+    if asked > planned:
+        raise KibanError(f"--steps {asked}: {file} has tokens for {planned}; leave it out, or plan with more --tokens")
+    progress.say(f"{file}: {asked} of the {planned} steps that are planned")
+    return asked
+
+
+def _recorded(done: "Run", plan: "Plan", file: Path, log: Path, to: Path) -> None:
+    """Adds the run to `history.json` beside its folder, and says how it went against the plan."""
+    import torch
+
+    from kiban.planning.hardware import gpu_of_device
+    from kiban.planning.history import append, run_row
+    from kiban.programme.runner import hardware
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU: {hardware()}"
+    card = gpu_of_device(device)
+    row = run_row(
+        name=to.absolute().name,
+        config=done.model.config,
+        sequence_length=plan.sequence_length,
+        layout=plan.layout,
+        device=device,
+        card=card,
+        tokens=done.tokens,
+        tokens_per_s=done.tokens_per_s,
+        seconds=done.seconds,
+        mfu=done.mfu,
+        memory_bytes=max(json.loads(line)["memory_bytes"] for line in log.read_text(encoding="utf-8").splitlines()),
+    )
+    history = to.absolute().parent / "history.json"
+    append(history, row)
+    planned = plan.predicted.tokens_per_s_per_gpu
+    where = "" if card and card.name == plan.gpu.name else f" for {plan.gpu.name}, and this is {device}"
+    print(f"{file}: planned {planned:.0f} tokens/s{where}; kiban plan check {history} compares")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if name in (*OPTIONS, "preset") else f"--set {name}"
 
 
 def _settings(given: dict[str, Any]) -> "TrainingSettings":
@@ -143,8 +229,9 @@ def _settings(given: dict[str, Any]) -> "TrainingSettings":
         if first["type"] == "extra_forbidden":
             known = sorted({*TrainingSettings.model_fields} - {"tokens", "preset"})
             raise KibanError(f"--set {name}: there is no such setting; there are {', '.join(known)}") from None
-        option = f"--{name.replace('_', '-')}" if name in OPTIONS else f"--set {name}"
-        raise KibanError(f"{option} {first['input']}: {first['msg'].removeprefix('Value error, ').lower()}") from None
+        raise KibanError(
+            f"{_option(name)} {first['input']}: {first['msg'].removeprefix('Value error, ').lower()}"
+        ) from None
 
 
 def _assigned(pairs: list[str]) -> dict[str, Any]:

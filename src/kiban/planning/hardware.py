@@ -1,8 +1,10 @@
 """The GPUs that plans are made for: `hardware.toml`, or a file like it."""
 
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,13 +40,28 @@ class GPU(BaseModel):
         return peak * 1e12 if peak else None
 
 
+def _shipped() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(resources.files("kiban.planning").joinpath("hardware.toml").read_text(encoding="utf-8"))
+
+
+def gpu_of_device(device: str) -> GPU | None:
+    """The GPU that a driver calls `device`, such as `NVIDIA H100 80GB HBM3`. None for what `hardware.toml` lacks, among
+    it PCIe and NVL cards and slices of a GPU (MIG), which are slower than their namesakes."""
+    words = re.split(r"[ -]+", device.lower())
+    tables = _shipped()
+    key = next((word for word in words if word in tables), None)
+    if key is None or {"pcie", "nvl", "mig"} & set(words):
+        return None
+    return GPU(**tables["a100-40" if key == "a100" and "40gb" in words else key])
+
+
 def gpu(name: str, file: Path | None = None) -> GPU:
     """The GPU of that name (a table's), looked for in `file` first.
 
     Raises:
         KibanError: if there is none, or the file is not as it must be.
     """
-    tables = tomllib.loads(resources.files("kiban.planning").joinpath("hardware.toml").read_text(encoding="utf-8"))
+    tables = _shipped()
     if file is not None:
         try:
             tables |= tomllib.loads(file.read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ SOFTWARE = (
     (r"torchtitan", "torchtitan", True),
     (r"bigscience|bloom|mt-nlg|sc21|glm-130b|opt paper", "megatron-2022", False),
 )
+OURS = "run"  # the `kind` of a row that Kiban wrote of a run of its own: predicted as the search predicts it
 DROPPED = re.compile(r"token.?drop", re.IGNORECASE)
 DEEPEP_SINCE = 25.09  # the release from which on dispatch sends a token once to a node
 GRAPHED_SINCE = 26.05  # the release of Megatron-Bridge from which on experts no longer wait for the host
@@ -153,6 +154,11 @@ def _run(row: Mapping[str, Any], c: Constants | None) -> Run:
         # Benchmarks that recompute whole layers say so; norms and activations, which cost little, they often do not.
         x = replace(x, recompute="none")
         chosen.append("recompute")
+    ours = row.get("kind") == OURS
+    if ours:
+        from kiban.planning.search import situation as planned
+
+        situation = planned(shape, x, gpu)
     return Run(
         id=row.get("id"),
         source=str(row["source"].get("title")),
@@ -164,7 +170,7 @@ def _run(row: Mapping[str, Any], c: Constants | None) -> Run:
         sequence_length=length,
         situation=situation,
         flash=flash,
-        once_a_node=_release(row) >= DEEPEP_SINCE,
+        once_a_node=ours or _release(row) >= DEEPEP_SINCE,
         chosen=tuple(chosen),
     )
 
@@ -209,12 +215,12 @@ def _release(row: Mapping[str, Any]) -> float:
 
 
 def _gpu(hardware: Mapping[str, Any]) -> GPU:
-    if not hardware.get("peak_dense_bf16_tflops"):
-        raise Unmodelled(f"{hardware.get('gpu')}: no peak is given")
     name = str(hardware["gpu"])
     known = next((word for pattern, word in _ARCHITECTURES if re.search(pattern, name)), None)
     if known is None:
         raise Unmodelled(f"{name}: of no architecture that there are constants for")
+    if not hardware.get("peak_dense_bf16_tflops"):
+        raise Unmodelled(f"{name}: no peak is given")
     stated = re.search(r"(\d+) ?W\b", name)
     watts = float(stated[1]) if stated else next(w for pattern, w in _WATTS if re.search(pattern, name))
     fp8 = hardware.get("peak_dense_fp8_tflops")
