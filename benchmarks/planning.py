@@ -10,16 +10,17 @@ Rows of tier A and B whose figures and layout were read in their source (`verifi
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import numpy as np  # noqa: E402
 from record import RESULTS, circumstances, head, table  # noqa: E402
 
-from kiban.planning.check import fingerprint, quantile  # noqa: E402
-from kiban.planning.fit import PRIORS, fit, folds, measured_step, predicted_steps  # noqa: E402
+from kiban.planning.check import fingerprint  # noqa: E402
+from kiban.planning.fit import PRIORS, fit, folds, held_out_errors, measured_step, predicted_steps  # noqa: E402
 from kiban.planning.published import Run, Unmodelled, read_rows, read_run  # noqa: E402
 from kiban.planning.step_time import Constants  # noqa: E402
 
@@ -57,8 +58,8 @@ def main() -> None:
         fold_of |= {fingerprint(run.row): number for run in out}
         print(f"fold {number + 1} of {len(parts)}: {len(out)} rows", flush=True)
     errors["held out: (source, model)"] = by_model
-    errors["held out: source"] = _held_out(runs, lambda run: run.source)
-    errors["held out: GPU generation"] = _held_out(runs, lambda run: run.gpu.architecture)
+    errors["held out: source"] = held_out_errors(runs, lambda run: run.source)
+    errors["held out: GPU generation"] = held_out_errors(runs, lambda run: run.gpu.architecture)
 
     if not options.only_report:
         _write_constants(every)
@@ -70,13 +71,6 @@ def main() -> None:
 def _errors(runs: Sequence[Run], c: Constants) -> list[float]:
     steps = predicted_steps(runs, c)
     return [step / (measured_step(run) or 0.0) - 1 for run, step in zip(runs, steps, strict=True)]
-
-
-def _held_out(runs: Sequence[Run], key: Callable[[Run], object]) -> Errors:
-    found: Errors = []
-    for seen, out in folds(runs, key):
-        found += zip(out, _errors(out, fit(seen)), strict=True)
-    return found
 
 
 def _write_constants(c: Constants) -> None:
@@ -95,7 +89,9 @@ def _report(errors: dict[str, Errors], c: Constants, num_rows: int) -> None:
     cells = []
     for name, pairs in errors.items():
         sizes = sorted(abs(error) for _, error in pairs)
-        cells.append([name, *(f"{100 * v:.1f} %" for v in (quantile(sizes, 0.5), quantile(sizes, 0.9), sizes[-1]))])
+        cells.append(
+            [name, *(f"{100 * v:.1f} %" for v in (np.quantile(sizes, 0.5), np.quantile(sizes, 0.9), sizes[-1]))]
+        )
     lines += table(["", "median", "90th percentile", "worst"], cells)
     lines += ["By source and model, held out:", ""]
     cells = []
@@ -109,7 +105,7 @@ def _report(errors: dict[str, Errors], c: Constants, num_rows: int) -> None:
                 name,
                 f"{len(out)}",
                 f"{100 * mean:+.1f} %",
-                f"{100 * quantile(sizes, 0.5):.1f} %",
+                f"{100 * np.quantile(sizes, 0.5):.1f} %",
                 f"{100 * sizes[-1]:.1f} %",
             ]
         )

@@ -18,11 +18,11 @@ import pytest
 from pydantic import ValidationError
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.kernel import kernel
 from kiban.corpus import build as building
 from kiban.corpus import pieces
 from kiban.corpus.documents import document_schema, ledger_schema
 from kiban.corpus.stage import SourceSettings
-from kiban.corpus.utf8 import kernel
 from tests.corpus.building import build, digests, held_back, kept, ledger, sentences, source_of, write_jsonl
 
 

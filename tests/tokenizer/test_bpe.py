@@ -73,8 +73,8 @@ def test_every_code_point_gives_the_same_ids_in_both_libraries() -> None:
         for start in range(0, len(points), 4096):
             texts = [frame.format(point) for point in points[start : start + 4096]]
             theirs = in_hugging_face(trained()).encode_batch(texts, add_special_tokens=False)
-            for text, ours, their in zip(texts, trained().encode_batch(texts), theirs, strict=True):
-                assert ours.tolist() == their.ids, ascii(text)
+            for text, their in zip(texts, theirs, strict=True):
+                assert trained().encode(text) == their.ids, ascii(text)
                 assert trained().decode(their.ids) == text, ascii(text)
 
 

@@ -67,17 +67,6 @@ def test_passages_are_found_exactly(tokenizer: Tokenizer, tmp_path: Path, monkey
     assert [place.id for place in store.search("番号137号", tokenizer)] == ["id137"]
 
 
-def test_each_token_of_a_window_knows_its_document(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    list(pack(tokenizer, documents(50), tmp_path))
-    store = TokenStore.open(tmp_path)
-    for start in range(0, store.total - 300, 97):
-        numbers = store.document_of(start, 300)
-        places = store.documents(start, start + 300)
-        for token, number in enumerate(numbers):
-            place = places[number]
-            assert place.start <= start + token < place.start + place.length
-
-
 def test_packed_tokens_without_look_ups_are_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
     list(pack(tokenizer, documents(50), tmp_path))
     there = [TokenStore.open(tmp_path).find(f"id{i}") for i in range(51)]

@@ -1,6 +1,5 @@
 """`kiban eval`: suites, texts and comparisons."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +47,7 @@ def run(
     from kiban.evaluation.answers import Answers, default_cache
     from kiban.evaluation.endpoint import Endpoint
     from kiban.evaluation.models import LocalModel, locate
+    from kiban.evaluation.stage import evaluation_data
     from kiban.evaluation.suite import names
 
     if (checkpoint is None) == (endpoint is None):
@@ -58,7 +58,7 @@ def run(
         prompts=tuple(prompt or ("default",)),
         shots=shots,
         seeds=tuple(range(seeds)),
-        data=_data(),
+        data=evaluation_data(),
         paths=_paths(set_path or []),
         corpus=corpus,
     )
@@ -217,11 +217,12 @@ def list_suites(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     Example: kiban eval list
     """
     from kiban.evaluation import suite
+    from kiban.evaluation.stage import evaluation_data
 
     rows = []
     for name in suite.names():
         found = suite.load(name)
-        path = found.path(_data())
+        path = found.path(evaluation_data())
         size = len(suite.items(found, path)) if path and path.exists() else None
         rows.append(
             {"name": name, "measures": found.measures, "items": size, "licence": found.licence}
@@ -233,11 +234,6 @@ def list_suites(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     for row in rows:
         count = "not here" if row["items"] is None else f"{row['items']} items"
         print(f"{row['name']:22} {row['measures']} ({count}; {row['source']}; {row['licence']})")
-
-
-def _data() -> Path | None:
-    location = os.environ.get("KIBAN_DATA")
-    return Path(location) / "eval" if location else None
 
 
 def _paths(given: list[str]) -> dict[str, Path]:

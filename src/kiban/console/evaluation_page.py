@@ -1,22 +1,19 @@
 """`index.html` of an evaluation: the scores, and behind each of them every item. One file that opens offline."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kiban.artifacts.files import write_atomic
 from kiban.artifacts.manifest import Metric
 from kiban.console.labels import licence, measure, suite, what_it_measures
+from kiban.console.page import render
 from kiban.console.sections.evaluation import measured
 from kiban.console.words import Both, exact
 
-TEMPLATES = Path(__file__).parent / "templates"
 FIELDS = (
     "id",
     "by",
@@ -34,29 +31,14 @@ FIELDS = (
 
 def write(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], to: Path) -> Path:
     """Writes the page over what `kiban eval run` found. Nothing in it comes from elsewhere or goes anywhere."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"t": Both}
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "evaluation.js"))
-    page = environment.get_template("evaluation.html.j2").render(
-        model=results["model"]["name"],
-        suites=[_suite(name, found) for name, found in results["suites"].items()],
-        skipped=[(suite(name), why) for name, why in results["skipped"].items()],
-        compared=_compared(results.get("compared")),
-        items=Markup(_embedded(rows)),
-        style=Markup(style),
-        script=Markup(script),
-        policy=(
-            f"default-src 'none'; style-src '{_hash_of(style)}'; script-src '{_hash_of(script)}'; "
-            "base-uri 'none'; form-action 'none'"
-        ),
-    )
+    content = {
+        "model": results["model"]["name"],
+        "suites": [_suite(name, found) for name, found in results["suites"].items()],
+        "skipped": [(suite(name), why) for name, why in results["skipped"].items()],
+        "compared": _compared(results.get("compared")),
+        "items": Markup(_embedded(rows)),
+    }
+    page = render("evaluation.html.j2", content, ("report.js", "evaluation.js"))
     write_atomic(to, page)
     return to
 
@@ -131,7 +113,3 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(part) for part in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _hash_of(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

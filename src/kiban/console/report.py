@@ -4,14 +4,9 @@ The page makes no request: style, script, drawings and films are in it, and its 
 rest. Whatever comes from data (titles, sentences, names) is escaped by the template or by `Markup.format`.
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from kiban import __version__
 from kiban.artifacts.files import write_atomic
@@ -19,6 +14,7 @@ from kiban.artifacts.store import Artifact
 from kiban.console import picture
 from kiban.console.figures import KINDS, summary, title
 from kiban.console.labels import obligation, residency, uses
+from kiban.console.page import render
 from kiban.console.sections.corpus import corpus
 from kiban.console.sections.evaluation import evaluation
 from kiban.console.sections.milestones import milestones
@@ -26,8 +22,6 @@ from kiban.console.sections.rights import rights
 from kiban.console.sections.robot import robot
 from kiban.console.sections.training import tokenizer, training
 from kiban.console.words import Both, duration, quantity
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 CONTENTS = (
     ("summary", Both("概要", "Summary")),
@@ -48,32 +42,9 @@ def write(programme_name: str, artifacts: Sequence[Artifact], to: Path) -> Path:
     Raises:
         KibanError: if a JSON file in an artifact cannot be read.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"t": Both, "duration": duration}
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    page = environment.get_template("report.html.j2").render(
-        _content(programme_name, artifacts),
-        style=Markup(style),
-        script=Markup(script),
-        policy=(
-            f"default-src 'none'; style-src '{_source_hash(style)}'; script-src '{_source_hash(script)}'; "
-            "img-src data:; base-uri 'none'; form-action 'none'"
-        ),
-    )
+    page = render("report.html.j2", _content(programme_name, artifacts), ("report.js",), images=True)
     write_atomic(to, page)
     return to
-
-
-def _source_hash(content: str) -> str:
-    """As a content security policy names an inline element: https://www.w3.org/TR/CSP3/#grammardef-hash-source."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _content(programme_name: str, artifacts: Sequence[Artifact]) -> dict[str, Any]:

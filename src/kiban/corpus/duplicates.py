@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kiban.corpus.utf8 import kernel
+from kiban.artifacts.kernel import kernel
 
 MOST_COMPARED = 32  # documents of a bucket that a new one is compared with; more than that share a page's frame
 

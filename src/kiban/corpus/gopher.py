@@ -12,8 +12,9 @@ from typing import Any
 import numba
 import numpy as np
 
+from kiban.artifacts.kernel import kernel
 from kiban.corpus.ngrams import filter_repeated
-from kiban.corpus.utf8 import decode, kernel
+from kiban.corpus.utf8 import decode, longest, slots_for
 
 TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 NAMES = tuple(
@@ -82,12 +83,8 @@ def documents(offsets: np.ndarray, data: np.ndarray) -> np.ndarray:
 def _documents(offsets: Any, data: Any, kinds: Any, stops: Any) -> Any:
     n = len(offsets) - 1
     out = np.zeros((n, 21), np.float64)
-    largest = 16
-    for d in range(n):
-        largest = max(largest, offsets[d + 1] - offsets[d])
-    size = 32
-    while size < 2 * largest:
-        size *= 2
+    largest = max(longest(offsets), 16)
+    size = slots_for(largest)
     words = np.empty(largest, np.uint64)  # the hash of each word
     sizes = np.empty(largest, np.int32)  # its characters
     grams = np.empty(largest, np.uint64)  # the hash of the n-gram that begins with it
@@ -133,7 +130,7 @@ def _lines_and_words(
     last_kind: Any = SPACE
     previous = np.int64(0)
     first_visible = last_visible = np.int64(0)
-    clear = _room(stop - start)
+    clear = slots_for(stop - start)
     counts[:clear] = 0
     mask = np.uint64(clear - 1)
     i = start
@@ -220,14 +217,6 @@ def _lines_and_words(
     return characters, number
 
 
-@numba.njit(inline="always")
-def _room(count: int) -> int:
-    size = 32
-    while size < 2 * count:
-        size *= 2
-    return size
-
-
 @numba.njit(nogil=True)
 def _next_grams(words: Any, number: int, g: int, grams: Any) -> None:
     """From the hashes of all n-grams of g - 1 words those of g words."""
@@ -241,7 +230,7 @@ def _next_grams(words: Any, number: int, g: int, grams: Any) -> None:
 def _top(grams: Any, active: Any, count: int, sizes: Any, g: int, keys: Any, counts: Any) -> int:
     """Characters in the most frequent word n-gram, with a space between its words, as many times as it stands. Only
     those at the active positions may stand more than once."""
-    size = _room(count)
+    size = slots_for(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
     most, best = 1, 0
@@ -262,7 +251,7 @@ def _top(grams: Any, active: Any, count: int, sizes: Any, g: int, keys: Any, cou
 def _duplicate(grams: Any, active: Any, count: int, sizes: Any, g: int, keys: Any, counts: Any) -> int:
     """Characters in word n-grams that stood before, none counted twice; after one of those the search goes on behind
     it."""
-    size = _room(count)
+    size = slots_for(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
     total = free = 0

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kiban.corpus.utf8 import decode, kernel
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import decode
 
 NAMES = (
     "hojichar.kana_at_start",  # hiragana and katakana among the first 50 characters (AcceptJapanese)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numba
 import numpy as np
 
-from kiban.corpus.utf8 import buffers, decode, kernel
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import buffers, decode, longest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ def fingerprints(texts: "pa.StringArray") -> np.ndarray:
 def _signatures_32(offsets: Any, data: Any, a: Any, b: Any) -> Any:
     n, k = len(offsets) - 1, len(a)
     out = np.empty((n, k), np.uint32)
-    hashes = np.empty(_longest(offsets), np.uint64)
+    hashes = np.empty(longest(offsets) + 1, np.uint64)
     grams = np.empty(len(hashes), np.uint32)
     for d in range(n):
         num_grams = _grams(data, offsets[d], offsets[d + 1], hashes)
@@ -63,7 +64,7 @@ def _signatures_32(offsets: Any, data: Any, a: Any, b: Any) -> Any:
 def _signatures_64(offsets: Any, data: Any, a: Any, b: Any) -> Any:
     n, k = len(offsets) - 1, len(a)
     out = np.empty((n, k), np.uint64)
-    grams = np.empty(_longest(offsets), np.uint64)
+    grams = np.empty(longest(offsets) + 1, np.uint64)
     for d in range(n):
         num_grams = _grams(data, offsets[d], offsets[d + 1], grams)
         for j in range(k):
@@ -73,14 +74,6 @@ def _signatures_64(offsets: Any, data: Any, a: Any, b: Any) -> Any:
                 least = min(least, a_j * grams[g] + b_j)
             out[d, j] = least
     return out
-
-
-@numba.njit(nogil=True)
-def _longest(offsets: Any) -> int:
-    longest = 0
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    return longest + 1
 
 
 @numba.njit(nogil=True)

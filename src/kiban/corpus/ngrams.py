@@ -13,7 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.corpus.utf8 import decode, kernel
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import decode, longest, slots_for
 
 SWALLOW = (
     *(f"swallow.top_{n}gram_character_fraction" for n in (2, 3, 4)),
@@ -33,8 +34,8 @@ def swallow(offsets: Any, data: Any) -> Any:
     10-grams that stand more than once over the different ones. A text too short for a gram has 0."""
     n = len(offsets) - 1
     out = np.zeros((n, 9), np.float64)
-    room = _longest(offsets)
-    size = _size(room)
+    room = max(longest(offsets), 16)
+    size = slots_for(room)
     text = np.empty(room, np.int64)
     slots = np.empty(room, np.int32)  # of each position's gram in the table
     keys = np.empty(size, np.uint64)
@@ -73,8 +74,8 @@ def hojichar(offsets: Any, data: Any) -> Any:
     """N x 1: of D different 5-grams the sqrt(D) most frequent ones that stand more than once: their share of all."""
     n = len(offsets) - 1
     out = np.zeros((n, 1), np.float64)
-    room = _longest(offsets)
-    size = _size(room)
+    room = max(longest(offsets), 16)
+    size = slots_for(room)
     text = np.empty(room, np.int64)
     slots = np.empty(room, np.int32)
     keys = np.empty(size, np.uint64)
@@ -91,7 +92,7 @@ def hojichar(offsets: Any, data: Any) -> Any:
         different, twice = _enter(grams, active, count, keys, counts, slots)
         frequent = np.empty(twice, np.int32)
         at = 0
-        for slot in range(_size(count)):
+        for slot in range(slots_for(count)):
             if counts[slot] > 1:
                 frequent[at] = counts[slot]
                 at += 1
@@ -105,8 +106,8 @@ def kiban(offsets: Any, data: Any) -> Any:
     """N x 1, for `KIBAN`."""
     n = len(offsets) - 1
     out = np.zeros((n, 1), np.float64)
-    room = _longest(offsets)
-    size = _size(room)
+    room = max(longest(offsets), 16)
+    size = slots_for(room)
     slots = np.empty(room, np.int32)
     keys = np.empty(size, np.uint64)
     counts = np.empty(size, np.int32)
@@ -142,23 +143,6 @@ def kiban(offsets: Any, data: Any) -> Any:
 
 
 @numba.njit(nogil=True)
-def _longest(offsets: Any) -> int:
-    longest = 16
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    return longest
-
-
-@numba.njit(inline="always")
-def _size(count: int) -> int:
-    """A power of two, at least twice as large."""
-    size = 32
-    while size < 2 * count:
-        size *= 2
-    return size
-
-
-@numba.njit(nogil=True)
 def _decode(data: Any, start: int, stop: int, text: Any) -> int:
     length = 0
     i = start
@@ -187,7 +171,7 @@ def _active_grams(text: Any, length: int, grams: Any, buckets: Any, active: Any)
 @numba.njit(nogil=True)
 def filter_repeated(grams: Any, total: int, buckets: Any, active: Any) -> int:
     """Positions whose gram shares a bucket with another: all grams that stand twice are among them."""
-    size = 2 * _size(total)
+    size = 2 * slots_for(total)
     shift = np.uint64(64)
     while size > 1:
         size >>= 1
@@ -207,7 +191,7 @@ def filter_repeated(grams: Any, total: int, buckets: Any, active: Any) -> int:
 def _enter(grams: Any, active: Any, count: int, keys: Any, counts: Any, slots: Any) -> Any:
     """Counts the grams at `count` active positions in an empty table; gives how many different ones there are, and
     how many of those stand more than once."""
-    size = _size(count)
+    size = slots_for(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
     different = twice = 0
@@ -229,7 +213,7 @@ def _enter(grams: Any, active: Any, count: int, keys: Any, counts: Any, slots: A
 @numba.njit(nogil=True)
 def _top(text: Any, length: int, keys: Any, counts: Any, slots: Any, frequency: Any, active: Any, out: Any) -> None:
     """The most frequent 2-, 3- and 4-gram: how often it stands, over the number of grams."""
-    size = _size(length)
+    size = slots_for(length)
     mask = np.uint64(size - 1)
     counts[:size] = 0
     for p in range(length - 1):
@@ -273,7 +257,7 @@ def _top(text: Any, length: int, keys: Any, counts: Any, slots: Any, frequency: 
 @numba.njit(nogil=True)
 def _most(text: Any, g: int, active: Any, count: int, keys: Any, counts: Any) -> Any:
     """How often the most frequent of the 3- or 4-grams at the active positions stands, and where it does."""
-    size = _size(count)
+    size = slots_for(count)
     mask = np.uint64(size - 1)
     counts[:size] = 0
     most, best = 0, 0

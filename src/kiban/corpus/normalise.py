@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from kiban.corpus.utf8 import buffers, decode, kernel, strings
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import buffers, decode, strings
 
 if TYPE_CHECKING:
     import pyarrow as pa

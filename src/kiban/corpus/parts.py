@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from kiban.corpus.utf8 import buffers, decode, kernel, strings
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import buffers, decode, longest, strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,12 +111,10 @@ def _winnowed(offsets: Any, data: Any, k: int) -> Any:
     hashes = np.empty(64, np.uint64)
     places = np.empty((64, 4), np.int32)
     count = 0
-    longest = 0
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    text = np.empty(longest, np.uint64)
-    at = np.empty(longest, np.int32)  # the byte behind each character
-    grams = np.empty(longest, np.uint64)
+    largest = longest(offsets)
+    text = np.empty(largest, np.uint64)
+    at = np.empty(largest, np.int32)  # the byte behind each character
+    grams = np.empty(largest, np.uint64)
     leaving = np.uint64(1)
     for _ in range(k):
         leaving *= BASE

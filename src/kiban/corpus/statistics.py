@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from kiban.artifacts.kernel import kernel
 from kiban.corpus import gopher, hojichar, ngrams, swallow
-from kiban.corpus.utf8 import buffers, decode, kernel
+from kiban.corpus.utf8 import buffers, decode, longest, slots_for
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,12 +106,7 @@ def statistics(texts: "pa.StringArray", names: Collection[str] = NAMES) -> dict[
 def _own(offsets: Any, data: Any, kinds: Any) -> Any:
     n = len(offsets) - 1
     out = np.zeros((n, 15), np.float64)
-    largest = 0
-    for d in range(n):
-        largest = max(largest, offsets[d + 1] - offsets[d])
-    size = 16
-    while size < 2 * (largest // SHORTEST_LINE):
-        size *= 2
+    size = slots_for(longest(offsets) // SHORTEST_LINE)
     # A set of lines, by open addressing: an entry counts if its stamp is the document's.
     keys = np.zeros(size, np.uint64)
     stamps = np.zeros(size, np.int32)

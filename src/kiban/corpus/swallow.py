@@ -11,7 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.corpus.utf8 import decode, kernel
+from kiban.artifacts.kernel import kernel
+from kiban.corpus.utf8 import decode, longest, slots_for
 
 NAMES = tuple(
     f"swallow.{name}"
@@ -71,12 +72,7 @@ def documents(offsets: np.ndarray, data: np.ndarray) -> np.ndarray:
 def _documents(offsets: Any, data: Any, kinds: Any) -> Any:
     n = len(offsets) - 1
     out = np.zeros((n, 15), np.float64)
-    largest = 8
-    for d in range(n):
-        largest = max(largest, offsets[d + 1] - offsets[d])
-    size = 16
-    while size < 2 * (largest + 1):
-        size *= 2
+    size = slots_for(longest(offsets) + 1)
     # Sets of sentences and of paragraphs: an entry counts if its stamp is the document's.
     keys = np.zeros((2, size), np.uint64)
     stamps = np.zeros((2, size), np.int32)

@@ -1,6 +1,5 @@
 """UTF-8 bytes of Arrow string arrays, for kernels that read them in place."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -8,16 +7,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compiles `function` at its first call, to run without the interpreter's lock. The machine code is kept beside
-    the source, or in the user's cache; where neither may be written (read-only installs), it is compiled in each
-    process."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
 
 
 @numba.njit(inline="always")
@@ -33,6 +22,24 @@ def decode(data: Any, i: int) -> Any:
         return high | np.int64(data[i + 1] & 0x3F) << 6 | np.int64(data[i + 2] & 0x3F), np.int64(3)
     high = np.int64(first & 0x07) << 18 | np.int64(data[i + 1] & 0x3F) << 12
     return high | np.int64(data[i + 2] & 0x3F) << 6 | np.int64(data[i + 3] & 0x3F), np.int64(4)
+
+
+@numba.njit(nogil=True)
+def longest(offsets: Any) -> int:
+    """Bytes of the longest of the texts."""
+    most = 0
+    for d in range(len(offsets) - 1):
+        most = max(most, offsets[d + 1] - offsets[d])
+    return most
+
+
+@numba.njit(inline="always")
+def slots_for(count: int) -> int:
+    """How many slots a hash table of so many entries has: a power of two, at least twice as many."""
+    slots = 32
+    while slots < 2 * count:
+        slots *= 2
+    return slots
 
 
 def buffers(texts: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:

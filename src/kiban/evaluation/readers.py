@@ -1,7 +1,6 @@
 """Publishers' files to items: one function a format."""
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kiban.artifacts.hashing import sha256_bytes
 from kiban.evaluation.suite import Item, Suite
 
 Reader = Callable[[Suite, str, str, Path], Iterable[Item]]
@@ -245,7 +245,8 @@ def _j_unimorph(suite: Suite, template: str, text: str, file: Path) -> Iterator[
         single = {asked: form for asked, form in single.items() if counts[form] == 1}
         for asked, form in single.items():
             others = sorted((other for other in single if other != asked), key=lambda o: _closest(asked, o, lemma))
-            choices = sorted([form, *(single[other] for other in others[:3])], key=lambda c: _hash(lemma + asked + c))
+            choices = [form, *(single[other] for other in others[:3])]
+            choices.sort(key=lambda choice: sha256_bytes((lemma + asked + choice).encode()))
             if len(choices) == 4:
                 group = (
                     "honorific" if "尊敬語" in asked or "謙譲語" in asked else "polite" if "丁寧" in asked else "plain"
@@ -263,11 +264,7 @@ def _asked_for(features: str) -> str:
 
 def _closest(asked: str, other: str, lemma: str) -> tuple[int, str]:
     """Wrong forms that differ in one feature come first."""
-    return len(set(asked.split("・")) ^ set(other.split("・"))), _hash(lemma + asked + other)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return len(set(asked.split("・")) ^ set(other.split("・"))), sha256_bytes((lemma + asked + other).encode())
 
 
 def _conllu(suite: Suite, template: str, text: str, file: Path) -> Iterator[Item]:

@@ -1,6 +1,5 @@
 """A suite is a file of data: what is asked, how it is scored, where the items come from. See `suites/*.toml`."""
 
-import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.hashing import sha256_bytes
 
 HERE = Path(__file__).parent
 SUITES = HERE / "suites"
@@ -203,7 +203,7 @@ def sample(items: Sequence[Item], limit: int | None) -> list[Item]:
     """All items, or those `limit` whose ids hash lowest: the same for every model."""
     if limit is None or len(items) <= limit:
         return list(items)
-    chosen = {item.id for item in sorted(items, key=lambda item: _hash(item.id))[:limit]}
+    chosen = {item.id for item in sorted(items, key=lambda item: sha256_bytes(item.id.encode()))[:limit]}
     return [item for item in items if item.id in chosen]
 
 
@@ -220,12 +220,8 @@ def with_examples(items: Sequence[Item], shots: int, seed: int) -> list[Item]:
         return list(items)
     if shots > POOL or len(items) <= POOL:
         raise KibanError(f"{shots} examples of {len(items)} items: at most {POOL} can be shown, and more must be left")
-    pool = sorted(items, key=lambda item: _hash(item.id))[:POOL]
-    shown = sorted(pool, key=lambda item: _hash(f"{seed}:{item.id}"))[:shots]
+    pool = sorted(items, key=lambda item: sha256_bytes(item.id.encode()))[:POOL]
+    shown = sorted(pool, key=lambda item: sha256_bytes(f"{seed}:{item.id}".encode()))[:shots]
     examples = "".join(f"{item.prompt}{item.right}\n\n" for item in shown)
     held = {item.id for item in pool}
     return [replace(item, examples=examples) for item in items if item.id not in held]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

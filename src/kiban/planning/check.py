@@ -12,6 +12,8 @@ from importlib import resources
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from kiban.artifacts.hashing import canonical_json, sha256_bytes
 from kiban.planning.memory import memory
 from kiban.planning.published import Run, Unmodelled, read_run
@@ -52,15 +54,7 @@ class Checked:
 
     @property
     def p90_abs_error(self) -> float | None:
-        return quantile(self.errors, 0.9) if self.rows else None
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Linear between neighbours, as numpy's default."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+        return float(np.quantile(self.errors, 0.9)) if self.rows else None
 
 
 @cache

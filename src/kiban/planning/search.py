@@ -63,7 +63,7 @@ def layouts(
 ) -> Iterator[Layout]:
     """All that are possible, whether they fit or not. Recomputation is left at none. With several sites, whole
     replicas lie within each."""
-    pipelines = [p for p in divisors(gpus, min(MOST_PIPELINE, shape.layers)) if p == 1 or gpus % p == 0]
+    pipelines = divisors(gpus, min(MOST_PIPELINE, shape.layers))
     contexts = [c for c in (1, 2, 4, 8, 16, 32) if sequence_length // c >= SHORTEST_PART or c == 1]
     for tensor in (t for t in (1, 2, 4, 8) if t <= min(MOST_TENSOR, gpu.domain) and shape.heads % t == 0):
         for pipeline in pipelines:

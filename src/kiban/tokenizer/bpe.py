@@ -92,10 +92,6 @@ class Tokenizer:
             ids += [SPECIAL[part]] if part in SPECIAL else self._encode(part).tolist()
         return ids
 
-    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """uint32 arrays, one a text. Raises as `encode` does."""
-        return [self._encode(text) for text in texts]
-
     def encode_strings(self, texts: "pa.StringArray | pa.LargeStringArray", threads: int = 1) -> tuple[np.ndarray, ...]:
         """(ids uint32, offsets int64) of N strings without nulls, read in place from Arrow's buffers: string t is
         ids[offsets[t] : offsets[t + 1]]. `threads` share the strings out; the outcome does not depend on them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kiban.tokenizer.kernel import kernel
+from kiban.artifacts.kernel import kernel
 from kiban.tokenizer.pieces import CLASS, class_of, end_of_piece
 
 MOST_CHARACTERS = 96_000_000  # of distinct pieces: 400 MB

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.tokenizer.kernel import kernel
+from kiban.artifacts.kernel import kernel
 from kiban.tokenizer.learning import BASE, hash_of
 from kiban.tokenizer.pieces import CLASS, LONGEST, class_of, end_of_piece
 

@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.tokenizer.kernel import kernel
+from kiban.artifacts.kernel import kernel
 
 
 def learn(

@@ -262,14 +262,6 @@ class TokenStore:
         first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
         return self.places(first, int(np.searchsorted(starts, stop, side="left")))
 
-    def document_of(self, start: int, length: int) -> np.ndarray:
-        """For each token of a window the number of its document, counted from the window's first (int64): attention may
-        be masked where two numbers differ."""
-        starts = self._lookup[0]
-        first = int(np.searchsorted(starts, start, side="right"))
-        begins = np.asarray(starts[first : int(np.searchsorted(starts, start + length, side="left"))]) - start
-        return np.searchsorted(begins, np.arange(length), side="right")
-
     def find(self, document_id: str) -> tuple[int, int] | None:
         """(start, length) of a document, in tokens; None if it is not there."""
         _, keys, rows = self._lookup

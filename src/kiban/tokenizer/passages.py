@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.tokenizer.kernel import kernel
+from kiban.artifacts.kernel import kernel
 
 BITS = 1 << 20  # of a block: a seventh of them set by BLOCK characters of Japanese
 BLOCK = 1 << 18  # characters

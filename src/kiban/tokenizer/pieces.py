@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from kiban.tokenizer.kernel import kernel
+from kiban.artifacts.kernel import kernel
 
 NEWLINE, SPACE, BLANK, DIGIT, HAN, HIRAGANA, KATAKANA, LONG, LATIN, CLOSE, MARK, OTHER = range(12)
 LONGEST = 256  # characters of a clause before its closing marks

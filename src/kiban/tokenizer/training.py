@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from kiban.artifacts.kernel import kernel
 from kiban.tokenizer.counting import PieceCounts
 from kiban.tokenizer.encoding import Tables, symbols_of
-from kiban.tokenizer.kernel import kernel
 from kiban.tokenizer.learning import BASE, hash_of, learn
 
 LONGEST_TOKEN = 16  # characters

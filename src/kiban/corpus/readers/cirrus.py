@@ -1,27 +1,20 @@
 """Wikipedia's Cirrus dumps: an object a line with `title`, `text`, `namespace` and `timestamp`; between them lines for
 the index, which are no documents."""
 
-import json
 from collections.abc import Iterator
 from urllib.parse import quote
 
 from kiban.corpus.documents import Document, Refused
+from kiban.corpus.readers.jsonl import records
 from kiban.corpus.readers.member import Member
 
 
 def read(member: Member, encoding: str) -> Iterator[Document | Refused]:
-    for number, line in enumerate(member.data.split(b"\n"), member.line + 1):
-        if not line.strip():
+    for found in records(member, encoding):
+        if isinstance(found, Refused):
+            yield found
             continue
-        where = f"{member.name}#{number}"
-        try:
-            record = json.loads(line.decode(encoding))
-        except UnicodeDecodeError as error:
-            yield Refused(where, "undecodable", f"not {encoding}: {error.reason} at byte {error.start}", line)
-            continue
-        except (ValueError, RecursionError) as error:
-            yield Refused(where, "malformed", f"not JSON: {error}", line)
-            continue
+        where, line, record = found
         if isinstance(record, dict) and ("index" in record or record.get("namespace", 0) != 0):
             continue
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
