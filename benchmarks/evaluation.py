@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
+from peers import python_of
 
-from benchmarks import record
-from benchmarks.peers import python_of
 from kiban.evaluation import suite
 from kiban.model import hf
 from kiban.model.presets import preset

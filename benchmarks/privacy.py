@@ -3,6 +3,7 @@
 python benchmarks/privacy.py          # needs kiban[names]
 """
 
+import argparse
 import re
 import sys
 from collections import Counter
@@ -53,6 +54,7 @@ def covers(one: tuple[str, int, int], others: set[tuple[str, int, int]]) -> bool
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     lines = [line for line in (ROOT / "benchmarks" / "privacy.txt").read_text().splitlines() if line]
     marked = [spans(line) for line in lines if not line.startswith("#")]
     plain = pa.array([text for text, _ in marked])

@@ -21,6 +21,20 @@ def bench(script: str, results: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+SCRIPTS = (
+    *("corpus", "evaluation", "learning_rate", "planning", "privacy", "quality", "tokenizer", "tokenizer_choice"),
+    *("training_cpu", "training_gpu"),
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_runs_as_the_readme_calls_it_and_says_what_it_takes(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
+    assert f"`{script}.py`" in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
 def test_training_on_the_cpu(tmp_path: Path) -> None:
     arguments = "--contestants kiban --presets nano --dtypes float32 --batch 1x32 --rounds 1 --steps 2 --threads 1"
     found = bench("training_cpu.py", tmp_path, *arguments.split())
