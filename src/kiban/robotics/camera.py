@@ -32,10 +32,10 @@ def look_at(position: NDArray[np.float64], target: NDArray[np.float64]) -> NDArr
 
 
 class RayCamera:
-    """`camera` in the scene `model`."""
+    """`camera` in the scene `model`; `light` scales what the surfaces reflect."""
 
-    def __init__(self, camera: Camera, model: mujoco.MjModel) -> None:
-        self.camera, self._model = camera, model
+    def __init__(self, camera: Camera, model: mujoco.MjModel, light: float = 1.0) -> None:
+        self.camera, self._model, self._light = camera, model, light
         self._body = 0 if camera.mount == "world" else model.body(camera.mount).id
         self._position = np.array(camera.position)
         # Rays through the pixels' centres, row by row from the top left, in the mount's frame.
@@ -77,7 +77,7 @@ class RayCamera:
             frame = data.geom_xmat[geom].reshape(3, 3)
             points = (origin + rays[seen] * self._distance[seen, None] - data.geom_xpos[geom]) @ frame
             brightness = self._normals(geom, points) @ (frame.T @ LIGHT)
-            shade = AMBIENT + (1 - AMBIENT) * np.maximum(brightness, 0.0)
+            shade = self._light * (AMBIENT + (1 - AMBIENT) * np.maximum(brightness, 0.0))
             colours[seen] = shade[:, None] * self._model.geom_rgba[geom, :3]
         image = (np.minimum(colours, 1.0) * 255 + 0.5).astype(np.uint8)
         return image.reshape(self.camera.height, self.camera.width, 3)

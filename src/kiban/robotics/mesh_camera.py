@@ -9,6 +9,8 @@ with the scene's own lights. Not drawn: shadows, reflections, gloss, the pattern
 and what is nearly transparent.
 """
 
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -30,6 +32,15 @@ NEAR = 1e-3  # m
 
 _GEOM = mujoco.mjtGeom
 _DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)  # a geom that says no colour has its material's
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A ball that only cameras see: `centre` in the world and `radius` in m, RGB in 0..1."""
+
+    centre: tuple[float, float, float]
+    radius: float
+    colour: tuple[float, float, float]
 
 
 class Triangles:
@@ -62,7 +73,22 @@ class Triangles:
         self.vertices = np.ascontiguousarray(np.concatenate(vertices), np.float64)
         self.faces = np.ascontiguousarray(np.concatenate(faces), np.int32)
         self.owner = np.ascontiguousarray(np.concatenate(owner), np.int32)
-        self.num_geoms = model.ngeom
+
+    def plus(self, balls: list[Drawn]) -> "Triangles":
+        """With `balls` as further parts, which stand in the world's frame."""
+        if not balls:
+            return self
+        more = copy(self)
+        for ball in balls:
+            profile = _arc() * ball.radius
+            points = _of_profile(profile, SIDES, 0.0) + ball.centre
+            triangles = _faces(len(profile), SIDES) + len(more.vertices)
+            more.owner = np.concatenate([more.owner, np.full(len(points), len(more.colours), np.int32)])
+            more.vertices = np.concatenate([more.vertices, points])
+            more.faces = np.concatenate([more.faces, triangles.astype(np.int32)])
+            more.colours = np.concatenate([more.colours, [ball.colour]])
+            more.moving = np.append(more.moving, False)
+        return more
 
 
 def _rgba(model: mujoco.MjModel, part: int) -> Array | None:
@@ -109,14 +135,19 @@ def _surface(model: mujoco.MjModel, part: int) -> tuple[Array, NDArray[np.int32]
         profile = np.array([[0, -size[1]], [size[0], -size[1]], [size[0], size[1]], [0, size[1]]])
         return _of_profile(profile, SIDES, 0.0), _faces(4, SIDES)
     assert kind in (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_ELLIPSOID), kind
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 2 * RINGS)  # as many rings above the equator as below
-    profile = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    profile = _arc()
     if kind == _GEOM.mjGEOM_ELLIPSOID:
         return _of_profile(profile, SIDES, 0.0) * size, _faces(len(profile), SIDES)
     profile = profile * size[0]
     if kind == _GEOM.mjGEOM_CAPSULE:
-        profile[:, 1] += np.where(angles > 0, size[1], -size[1])
+        profile[:, 1] += np.where(profile[:, 1] > 0, size[1], -size[1])
     return _of_profile(profile, SIDES, 0.0), _faces(len(profile), SIDES)
+
+
+def _arc() -> Array:
+    """Half a circle of radius 1 as a profile, with as many rings above the equator as below."""
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 2 * RINGS)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _of_profile(profile: Array, sides: int, turn: float) -> Array:
@@ -152,10 +183,10 @@ class MeshCamera:
         light: float = 1.0,
         samples: int = 1,
     ) -> None:
-        self.camera, self._model, self._triangles, self._samples = camera, model, triangles, samples
+        self.camera, self.triangles, self._model, self._samples = camera, triangles, model, samples
         self._body = 0 if camera.mount == "world" else model.body(camera.mount).id
         self._position = np.array(camera.position)
-        self._axes = look_at(self._position, np.array(camera.target)) if axes is None else axes
+        self.axes = look_at(self._position, np.array(camera.target)) if axes is None else axes
         self._height, self._width = camera.height * samples, camera.width * samples
         self._focal = self._height / 2 / np.tan(np.radians(camera.field_of_view) / 2)  # in rays
         self._background: tuple[Array, Array] | None = None
@@ -169,7 +200,7 @@ class MeshCamera:
     def image(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """The picture now, uint8 [height, width, 3]; the same bits for the same `data`."""
         rotation = data.xmat[self._body].reshape(3, 3)
-        origin, axes = data.xpos[self._body] + rotation @ self._position, rotation @ self._axes
+        origin, axes = data.xpos[self._body] + rotation @ self._position, rotation @ self.axes
         seen = self._seen(data, origin, axes)
         if self._background is None or self.camera.mount != "world":
             depth = np.full((self._height, self._width), np.inf)
@@ -185,16 +216,17 @@ class MeshCamera:
 
     def _seen(self, data: mujoco.MjData, origin: Array, axes: Array) -> Array:
         """Vertices from the camera: right, up, and ahead, m."""
-        places = np.concatenate([data.geom_xpos, data.site_xpos])
-        turns = np.concatenate([data.geom_xmat, data.site_xmat]).reshape(-1, 3, 3)
-        seen = np.empty_like(self._triangles.vertices)
-        _transform(self._triangles.vertices, self._triangles.owner, places, turns, origin, axes, seen)
+        extra = len(self.triangles.colours) - len(data.geom_xpos) - len(data.site_xpos)
+        places = np.concatenate([data.geom_xpos, data.site_xpos, np.zeros((extra, 3))])
+        turns = np.concatenate([data.geom_xmat, data.site_xmat, np.tile(np.eye(3).ravel(), (extra, 1))])
+        seen = np.empty_like(self.triangles.vertices)
+        _transform(self.triangles.vertices, self.triangles.owner, places, turns.reshape(-1, 3, 3), origin, axes, seen)
         return seen
 
     def _draw(self, faces: NDArray[np.int32], seen: Array, axes: Array, depth: Array, colour: Array) -> None:
         lights = -np.ascontiguousarray(self._model.light_dir.astype(np.float64) @ axes) * [1.0, 1.0, -1.0]
         _draw(
-            faces, seen, self._triangles.owner, self._triangles.colours, self._focal,
+            faces, seen, self.triangles.owner, self.triangles.colours, self._focal,
             self._ambient, self._head, lights, self._lights, depth, colour,
         )  # fmt: skip
 
@@ -216,7 +248,7 @@ def _draw(
     faces: Any, seen: Any, owner: Any, colours: Any, focal: float, ambient: float, head: float, lights: Any,
     strengths: Any, depth: Any, colour: Any,
 ) -> None:  # fmt: skip
-    """Draws `faces` into `depth` (m along the view) and `colour`. Rays run through the middles of the screen's cells."""
+    """Draws `faces` into `depth` (m along the view) and `colour`. Rays run through the cells' middles."""
     height, width = depth.shape
     screen = np.empty((len(seen), 2))
     for v in range(len(seen)):
