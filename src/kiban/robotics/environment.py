@@ -66,12 +66,16 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """`options["instruction"]` replaces the sentence. Info: `things` (the named one first), `register`."""
+        """`options["instruction"]` replaces the sentence, `options["register"]` binds its register. Info: `things` (the
+        named one first), `register`."""
         super().reset(seed=seed)
         self.things = place(self.task, self.np_random)
         tool = START + self.np_random.uniform(-START_SPREAD, START_SPREAD)
-        register, self.instruction = instruction(self.task.name, self.things[0], self._wordings, self.np_random)
-        if options and "instruction" in options:
+        options = options or {}
+        register, self.instruction = instruction(
+            self.task.name, self.things[0], self._wordings, self.np_random, options.get("register")
+        )
+        if "instruction" in options:
             register, self.instruction = "given", options["instruction"]
         aside = np.random.default_rng(int(self.np_random.integers(2**63)))  # nothing below changes what is above
         extra = distractors(self.things, self.task, self.perturbation.distractors, aside)

@@ -56,9 +56,10 @@ def sentences(task: str, which: Wordings) -> list[tuple[str, str]]:
     return [(register, form.format(do=do)) for register in endings for do in phrases for form in endings[register]]
 
 
-def instruction(task: str, which: Wordings, rng: np.random.Generator) -> tuple[str, str]:
-    """A register and a sentence in it that asks for `task`."""
-    register = str(rng.choice(sorted(_language()["endings"][which])))
+def instruction(task: str, which: Wordings, rng: np.random.Generator, register: str | None = None) -> tuple[str, str]:
+    """A register, drawn if none is given, and a sentence in it that asks for `task`."""
+    drawn = str(rng.choice(sorted(_language()["endings"][which])))
+    register = register or drawn
     return register, str(rng.choice([text for found, text in sentences(task, which) if found == register]))
 
 
@@ -122,12 +123,15 @@ class MetaWorldEnv(gymnasium.Env[Observation, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """`options["instruction"]` replaces the sentence. Info: `register`, and `layout`, what was drawn: the places
-        of object and goal, which no policy is given."""
+        """`options["instruction"]` replaces the sentence, `options["register"]` binds its register. Info: `register`,
+        and `layout`, what was drawn: the places of object and goal, which no policy is given."""
         super().reset(seed=seed)
         layout_seed, aside_seed = (int(n) for n in self.np_random.integers(2**63, size=2))
-        register, self.instruction = instruction(self.task_name, self._wordings, self.np_random)
-        if options and "instruction" in options:
+        options = options or {}
+        register, self.instruction = instruction(
+            self.task_name, self._wordings, self.np_random, options.get("register")
+        )
+        if "instruction" in options:
             register, self.instruction = "given", options["instruction"]
         self._world.seed(layout_seed)
         self._full, _ = self._world.reset()

@@ -128,10 +128,12 @@ def names_of(thing: Thing) -> list[str]:
     return [colour + shape for colour in words["colours"][thing.colour] for shape in words["shapes"][thing.shape]]
 
 
-def instruction(task: str, thing: Thing, which: Wordings, rng: np.random.Generator) -> tuple[str, str]:
-    """A register and a sentence in it that asks for `task` with `thing`."""
-    registers = sorted({register for register, _ in wordings(task, which)})
-    register = str(rng.choice(registers))
+def instruction(
+    task: str, thing: Thing, which: Wordings, rng: np.random.Generator, register: str | None = None
+) -> tuple[str, str]:
+    """A register, drawn if none is given, and a sentence in it that asks for `task` with `thing`."""
+    drawn = str(rng.choice(sorted({register for register, _ in wordings(task, which)})))
+    register = register or drawn
     texts = [text for found, text in wordings(task, which) if found == register]
     return register, str(rng.choice(texts)).format(x=rng.choice(names_of(thing)))
 
