@@ -9,6 +9,8 @@ are cast (`mesh_camera`) unless GL is asked for, of the embodiment's size, and i
 reflections; every action passes the safety filter.
 """
 
+import os
+import sys
 import tomllib
 import warnings
 from functools import cache
@@ -25,6 +27,7 @@ from kiban.robotics.camera import look_at
 from kiban.robotics.embodiment import Camera, Embodiment
 from kiban.robotics.mesh_camera import Drawn, MeshCamera, Triangles
 from kiban.robotics.perturbations import NONE, Perturbation, change_physics, moved
+from kiban.robotics.safety import SafetyFilter
 from kiban.robotics.tasks import Wordings
 
 Array = NDArray[np.float64]
@@ -34,6 +37,7 @@ Renderer = Literal["rays", "gl"]
 INSTRUCTIONS = Path(__file__).with_name("mt50_ja.toml")
 GROUPS = ("easy", "medium", "hard", "very_hard")
 STEPS = 500  # after which an episode ends
+OPEN = -1.0  # the gripper's effort when an episode begins
 SAMPLES = 2  # rays a pixel along each side: what is smaller than a pixel is seen all the same
 # Where distractors may be drawn: left and right of where tasks take place, on the table. x and y in m.
 _BESIDE = ((0.24, 0.36), (0.45, 0.75))
@@ -46,8 +50,9 @@ def _language() -> dict[str, Any]:
 
 
 def tasks() -> dict[str, str]:
-    """The group of each task."""
-    return {task: entry["group"] for task, entry in _language()["tasks"].items()}
+    """The group of each task, the easy ones first."""
+    groups = {task: str(entry["group"]) for task, entry in _language()["tasks"].items()}
+    return dict(sorted(groups.items(), key=lambda pair: GROUPS.index(pair[1])))
 
 
 def sentences(task: str, which: Wordings) -> list[tuple[str, str]]:
@@ -102,6 +107,7 @@ class MetaWorldEnv(gymnasium.Env[Observation, Array]):
         self._expert = experts[task]()
         self.model, self.data = self._world.model, self._world.data
         change_physics(self.model, perturbation, robot="hand")
+        self.safety = SafetyFilter(embodiment)
         self._triangles = Triangles(self.model)
         self._gl = _Gl(self.model, embodiment.cameras) if renderer == "gl" else None
         images = {
@@ -135,6 +141,7 @@ class MetaWorldEnv(gymnasium.Env[Observation, Array]):
             register, self.instruction = "given", options["instruction"]
         self._world.seed(layout_seed)
         self._full, _ = self._world.reset()
+        self.safety.reset(self.data.mocap_pos[0], [OPEN])
         mujoco.mj_forward(self.model, self.data)  # the goal's marker is where the task has put it
         self.layout = tuple(float(x) for x in self._world._last_rand_vec)
         aside = np.random.default_rng(aside_seed)
@@ -151,10 +158,10 @@ class MetaWorldEnv(gymnasium.Env[Observation, Array]):
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The reward is 1 when the task is done, which ends the episode, and else 0. Info: `success`,
         `interventions`."""
-        command = np.clip(action, -1.0, 1.0)
-        self._full, _, _, truncated, told = self._world.step(command)
+        self._full, _, _, truncated, told = self._world.step(self.safety.command(action).action)
         success = bool(told["success"])
-        return self._observation(), float(success), success, truncated, {"success": success, "interventions": {}}
+        info = {"success": success, "interventions": dict(self.safety.interventions)}
+        return self._observation(), float(success), success, truncated, info
 
     def expert_action(self) -> Array:
         """What Meta-World's scripted expert, who knows every position, does now; within the action's bounds."""
@@ -212,6 +219,8 @@ class _Gl:
         for camera in cameras:
             if camera.name not in _camera_names(model) or camera.mount != "world":
                 raise KibanError(f"camera '{camera.name}': GL draws only Meta-World's own; use the renderer 'rays'")
+        if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+            raise KibanError("GL needs a display, or MUJOCO_GL=egl or osmesa; or use the renderer 'rays'")
         model.vis.quality.offsamples = 0
         try:
             self._renderers = {camera.name: mujoco.Renderer(model, camera.height, camera.width) for camera in cameras}
