@@ -1,7 +1,7 @@
 """The room's stages: demonstrations -> policy -> rollout. Heavy imports stay inside the functions."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -12,8 +12,14 @@ from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import WORK, Artifact
 from kiban.robotics.embodiment import file_of
 
-TaskName = Literal["reach", "push", "pick"]
-TASK_NAMES: tuple[TaskName, ...] = ("reach", "push", "pick")
+TaskName = Literal[
+    "reach", "push", "pick", "place", "stack", "sort",
+    "reach-shape", "push-shape", "pick-shape", "place-shape", "stack-shape", "sort-shape",
+    "reach-size", "push-size", "pick-size", "place-size", "stack-size", "sort-size",
+    "reach-relation", "push-relation", "pick-relation", "place-relation", "stack-relation",
+]  # fmt: skip
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+DEFAULT_TASKS: tuple[TaskName, ...] = ("reach", "push", "pick")
 INSTRUCTIONS = Path(__file__).with_name("instructions.toml")
 
 
@@ -48,7 +54,7 @@ class RobotSettings(Settings):
     """`[robot]` of a programme. `episodes` and `rollouts` count for each task; `steps` are those of training."""
 
     embodiment: str = "tabletop-arm"
-    tasks: tuple[TaskName, ...] = Field(default=TASK_NAMES, min_length=1)
+    tasks: tuple[TaskName, ...] = Field(default=DEFAULT_TASKS, min_length=1)
     episodes: int = Field(default=400, ge=1)
     steps: int = Field(default=1200, ge=1)
     batch: int = Field(default=64, ge=1)
