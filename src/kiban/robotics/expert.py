@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 NEAR = 0.014  # m: close enough to a waypoint to go on to the next phase
 LOW = 0.02  # m: the tool's height at an object on the table
 SETTLED = 0.012  # m: close enough to its goal to let go of
-CLEARANCE = 0.05  # m above its goal at which something is carried there
+CLEARANCE = 0.09  # m above its goal at which something is carried there: above what stands in between
 GAIN = 0.6  # of the remaining way in one control period
 
 
