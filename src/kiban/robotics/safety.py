@@ -29,6 +29,8 @@ ROUNDING = 1e-9
 NOISE = 0.01  # rad or m; how far outside its range a joint may be measured to start there, at its range's end
 LEAST_SHARE = 1 / 16  # of a step that is tried before braking instead
 
+REACHED, UPRIGHT_WITHIN = 2e-3, 0.02  # m and rad; how near inverse kinematics must come to what is asked
+
 # Reasons of interventions, a bit each in the kernels; the last three are ACCELERATION << what `collision.judge` says.
 REASONS = ("action", "position", "velocity", "acceleration", "workspace", "self-collision", "keep-out")
 ACTION, POSITION, VELOCITY, ACCELERATION = 1, 2, 4, 8
@@ -395,9 +397,20 @@ def advance(
                 if abs(beyond - goal[axis]) > ROUNDING:
                     bits |= ACCELERATION << WORKSPACE
                 k += 1
-            found = solve(goal, at[a:b], chain_at(arm, body))
+            # Where the arm is too short, or would have to turn its elbow over, a shorter way or none.
+            chain, way = chain_at(arm, body), 1.0
+            leaning = solve(tools[arm], at[a:b], chain)[2]
+            found, off, turned = solve(goal, at[a:b], chain)
+            while off > REACHED or turned > max(UPRIGHT_WITHIN, leaning):
+                bits |= ACCELERATION << WORKSPACE
+                way = way / 2 if way > LEAST_SHARE else 0.0
+                if way == 0.0:
+                    break
+                for axis in range(3):
+                    goal[axis] = 0.5 * (goal[axis] + tools[arm, axis])
+                found, off, turned = solve(goal, at[a:b], chain)
             for i in range(a, b):
-                target[i] = found[i - a] - at[i]
+                target[i] = found[i - a] - at[i] if way > 0.0 else 0.0
         else:
             for i in range(a, b):
                 target[i] = bounded[k]

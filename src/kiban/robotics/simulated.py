@@ -29,8 +29,7 @@ class SimulatedRobot:
         self.data = mujoco.MjData(self.model)
         self._cameras = [RayCamera(camera, self.model) for camera in embodiment.cameras]
         self._kinematics = [Kinematics(arm) for arm in embodiment.arms]
-        posture = np.concatenate([arm.posture for arm in embodiment.arms])
-        placed = controls(embodiment, posture, np.array([arm.gripper.opening[1] for arm in embodiment.arms]))
+        placed = controls(embodiment, *map(np.array, embodiment.postures))
         self.data.qpos[: len(placed)] = self.data.ctrl[:] = placed
         mujoco.mj_step(self.model, self.data, round(0.2 / TIMESTEP))  # the things come to rest
         mujoco.mj_forward(self.model, self.data)
