@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from kiban.artifacts.errors import KibanError
 from kiban.corpus import build as building
-from kiban.corpus import pieces
+from kiban.corpus import pieces, writing
 from kiban.corpus.documents import document_schema, ledger_schema
-from kiban.corpus.stage import SourceSettings
+from kiban.corpus.sources import SourceSettings
 from kiban.corpus.utf8 import kernel
 from tests.corpus.building import build, digests, held_back, kept, ledger, sentences, source_of, write_jsonl
 
@@ -73,7 +73,7 @@ def test_nothing_is_lost_and_every_drop_has_its_reason(tmp_path: Path) -> None:
     row = stays[0]
     assert list(row) == document_schema().names and list(dropped[0]) == ledger_schema().names
     assert row["source"] == "own" and row["partner"] == "self" and row["licence"] == "public-domain"
-    assert row["uses"] == ["pretrain", "evaluate"] and row["residency"] == ["*"] and row["register"] == "news"
+    assert row["uses"] == ["evaluate", "pretrain"] and row["residency"] == ["*"] and row["register"] == "news"
     assert corpus.rights.uses == {"pretrain", "evaluate"}
 
 
@@ -169,8 +169,9 @@ def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monk
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8_000)
     whole = build(tmp_path / "whole", [own(tmp_path)])
+    num_pieces = len(list(whole.path.glob("shards/*")))
     made: list[str] = []
-    real_make, real_write = building.make_piece, building.write_table
+    real_make, real_finish = building.make_piece, writing.finish_piece
 
     def make(job: Any, piece: Any) -> None:
         if len(made) == 2:
@@ -178,28 +179,32 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         real_make(job, piece)
         made.append(f"piece {piece.number}")
 
-    def write(table: pa.Table, path: Path) -> None:
-        if len(made) == 8:
+    def finish(folder: Path, decision: Any, to: Path) -> None:
+        if len(made) == num_pieces + 1:
             raise KeyboardInterrupt
-        real_write(table, path)
-        made.append(path.name)
+        real_finish(folder, decision, to)
+        made.append(to.name)
 
     monkeypatch.setattr(building, "make_piece", make)
-    monkeypatch.setattr(building, "write_table", write)
+    monkeypatch.setattr(writing, "finish_piece", finish)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "store", [own(tmp_path)])
     monkeypatch.setattr(building, "make_piece", lambda job, piece: (real_make(job, piece), made.append(piece.number)))
-    with pytest.raises(KeyboardInterrupt):  # now while it writes
+    with pytest.raises(KeyboardInterrupt):  # now in the second pass
         build(tmp_path / "store", [own(tmp_path)])
-    monkeypatch.setattr(building, "write_table", real_write)
+    assert len(list((tmp_path / "store").glob("staging/*/.work/written/*"))) == 1 < num_pieces
     monkeypatch.setattr(building, "make_piece", None)  # all pieces are there: none is made again
+    monkeypatch.setattr(building, "_decide", None)  # nor is decided again
+    finished = len(made)
+    monkeypatch.setattr(writing, "finish_piece", lambda *a: (real_finish(*a), made.append("again")))
     assert digests(build(tmp_path / "store", [own(tmp_path)])) == digests(whole)
+    assert made.count("again") == num_pieces - 1 and finished == num_pieces + 1
 
 
 CHILD = """
 import sys
 from pathlib import Path
-from kiban.corpus import pieces
+from kiban.corpus import pieces, writing
 from tests.corpus.building import build, source_of
 pieces.PIECE_BYTES = 8_000
 folder = Path(sys.argv[1])

@@ -194,14 +194,15 @@ def _automaton(path: Path, alone_in_katakana: bool) -> "Automaton":
     return automaton(_lines(path), alone_in_katakana)
 
 
-def figures(recipe: Recipe, texts: "pa.StringArray") -> "dict[str, np.ndarray]":
-    """The statistics of N texts that the recipe's rules ask for, and `characters`: a column (N, float64) each."""
+def figures(recipe: Recipe, texts: "pa.StringArray", more: Sequence[str] = ()) -> "dict[str, np.ndarray]":
+    """The statistics of N texts that the recipe's rules ask for, `characters` and `more`: a column (N, float64)
+    each."""
     import numpy as np
 
     from kiban.corpus.statistics import statistics
     from kiban.corpus.words import COUNTS, count
 
-    asked = {rule.statistic for rule in recipe.rule} | {"characters"}
+    asked = {rule.statistic for rule in recipe.rule} | {"characters", *more}
     shares = {f"words.{words.name}.share" for words in recipe.words} & asked
     found = statistics(texts, asked | ({"swallow.num_japanese_letters"} if shares else set()))
     for words in recipe.words:

@@ -7,13 +7,15 @@
 No stage knows this graph.
 """
 
+import datetime
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.store import Store, open_store
 from kiban.corpus.addresses import is_url
-from kiban.corpus.stage import corpus, source
+from kiban.corpus.sources import source
+from kiban.corpus.stage import corpus, expired
 from kiban.evaluation.stage import evaluation
 from kiban.milestones.stage import MilestonesSettings, milestones
 from kiban.programme.runner import Node
@@ -45,7 +47,12 @@ def nodes(programme: Programme) -> list[Node]:
         Node(f"source.{s.name}", source, s.model_copy(update={"location": locations.get(s.name)}), {})
         for s in programme.sources
     ]
-    corpus_settings = programme.corpus.model_copy(update={"locations": locations, "folder": str(programme.folder)})
+    follows = {
+        "locations": locations,
+        "folder": str(programme.folder),
+        "expired": expired(programme.sources, datetime.date.today()),
+    }
+    corpus_settings = programme.corpus.model_copy(update=follows)
     graph = [
         *sources,
         Node("corpus", corpus, corpus_settings, {"sources": tuple(node.name for node in sources)}),

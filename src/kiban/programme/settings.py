@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.stage import Settings
-from kiban.corpus.stage import CorpusSettings, SourceSettings
+from kiban.corpus.sources import SourceSettings
+from kiban.corpus.stage import CorpusSettings
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
