@@ -11,6 +11,7 @@ def small_demo(folder: Path) -> Path:
     text = (RECIPES / "demo" / "kiban.toml").read_text(encoding="utf-8")
     text = _set(text, "source", "megabytes", "0.8")
     text = _set(text, "training", "tokens", '"60k"')
+    text = text.replace("[evaluation]\n", "[evaluation]\nlimit = 100\n", 1)
     text = _set(text, "robot", "tasks", '["reach"]\nepisodes = 12\nsteps = 40\nrollouts = 3')
     folder.mkdir(parents=True)
     (folder / "kiban.toml").write_text(text, encoding="utf-8")

@@ -58,7 +58,7 @@ def test_a_sentence_is_traced_to_its_source_and_steps(demo: Path) -> None:
     assert [d["id"] for d in by_id] == [document["id"]]
     assert by_id[0]["steps"] == document["steps"]
     kiban("trace", "この文はどこにもない。", "--programme", demo, code=1)
-    assert "not UTF-8" in error_of("trace", "\udc83\udc65", "--programme", demo)  # Shift_JIS in a UTF-8 terminal
+    assert "not UTF-8" in error_of("trace", "\udc83e", "--programme", demo)  # Shift_JIS in a UTF-8 terminal
 
 
 def test_the_export_scores_text(demo: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_every_suite_is_whole(name: str, kiban_data: Path) -> None:
         items = suite.items(found, path, variant)
         assert len(items) == SIZES.get(name, len(items))
         for item in items:
-            assert "{" not in item.prompt.replace("{\\", "") or found.format in ("jmmlu", "squad")
+            assert "{" not in item.prompt.replace("{\\", "") or found.format in ("jmmlu", "squad") or name == "shiji"
             assert item.right if found.rule in ("pairs", "choice", "generate") else True
             # White space before what follows would be scored with it: only a line end is meant.
             assert not item.asked.endswith((" ", "\u3000"))

@@ -53,6 +53,9 @@ preset = "nano"           # the one dial: nano, tiny, small, base, large, trilli
 
 [training]
 tokens = "1M"
+
+[evaluation]
+limit = 200               # items of each suite; without it all of them, which takes minutes
 """
 
 

@@ -138,11 +138,14 @@ SUITES = {
     "j-unimorph": Both("J-UniMorph（動詞の活用）", "J-UniMorph (inflection)"),
     "ud-gsd": Both("UD GSD（文の予測）", "UD GSD (text)"),
     "register": Both("言葉づかいの使い分け", "Register control"),
+    "bunka": Both("文化（慣習・作法・遠回しな言い方）", "Bunka: custom and indirect speech"),
+    "senmon": Both("専門用語", "Senmon: trade vocabulary"),
+    "shiji": Both("ロボットへの指示", "Shiji: instructions to a robot"),
 }
 
 MEASURES = {
     "bits-per-character": "学習に使っていないコーパスの文書をどれだけよく予測するか",
-    "keigo": "敬語の向きと形（尊敬語・謙譲語・丁寧語）。一か所だけ違う文の対で測る",
+    "keigo": "敬語の向きと形、ウチとソト、決まり文句、文体の一貫。正しい文と誤った文の対で測る",
     "joshi": "助詞の使い方。一か所だけ違う文の対で測る",
     "josuushi": "助数詞の使い方。一か所だけ違う文の対で測る",
     "keico": "文の敬語の度合い（4段階）。例を五つ示してから問う",
@@ -159,6 +162,9 @@ MEASURES = {
     "cocoa-mt": "丁寧な訳とくだけた訳を、求めに応じて選ぶ",
     "j-unimorph": "動詞の活用。敬語の形を含む四つから、求められた形を選ぶ",
     "ud-gsd": "ウェブと百科事典の文をどれだけよく予測するか",
+    "bunka": "慣習、季節、作法、慣用句、遠回しな言い方。四つの選択肢から選ぶ",
+    "senmon": "製造から行政まで八分野の専門用語。四つの選択肢から選ぶ",
+    "shiji": "ロボットへの指示が表す動作。四つの選択肢から選ぶ",
     "register": "敬語・常体・子ども向けの言葉づかいを守って答えるか。規則で確かめる",
 }
 
