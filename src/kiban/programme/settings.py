@@ -13,6 +13,7 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.stage import Settings
 from kiban.corpus.sources import SourceSettings
 from kiban.corpus.stage import CorpusSettings
+from kiban.corpus.withdrawals import withdrawals
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
@@ -84,6 +85,9 @@ def load(path: Path) -> Programme:
     except tomllib.TOMLDecodeError as error:
         raise KibanError(f"{file}: not TOML: {error}") from None
     _derive(tables)
+    if (taken_back := withdrawals(file.parent)) and isinstance(tables.setdefault("corpus", {}), dict):
+        listed = [*tables["corpus"].get("withdrawn", []), *(record.what for record in taken_back)]
+        tables["corpus"]["withdrawn"] = sorted(set(listed))
     try:
         programme = Programme.model_validate({**tables, "folder": file.parent.absolute()})
     except ValidationError as error:
