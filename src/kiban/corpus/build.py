@@ -192,7 +192,7 @@ def decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings, w
     """What of all documents is a duplicate, what is held back, and what is cut. Decided once: kept below `work`."""
     kept = work / "decision.npz"
     if not kept.exists():
-        found = _decide(folders, inputs, settings)
+        found = _decide(folders, inputs, settings, work)
         temporary = kept.with_suffix(".tmp")
         with temporary.open("wb") as file:
             np.savez(file, **{f.name: getattr(found, f.name) for f in fields(found)})
@@ -203,22 +203,22 @@ def decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings, w
         return Decision(**stored)
 
 
-def _decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings) -> Decision:
+def _decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings, work: Path) -> Decision:
     by_author = {source.job.source: source.by_author for source in inputs}
     keys: dict[str, list[np.ndarray]] = defaultdict(list)
     sources: list[str] = []
     authors: list[str] = []
     for folder in folders:
         with np.load(folder / "keys.npz") as stored:
-            for name in ("ids", "characters", "fingerprints", "signatures"):
+            for name in ("ids", "characters", "fingerprints"):
                 keys[name].append(stored[name])
         table = pq.read_table(folder / "documents.parquet", columns=["source", "author"])
         sources += table["source"].to_pylist()
         authors += table["author"].to_pylist()
-    ids, characters, prints, signs = (
-        np.concatenate(keys[n]) for n in ("ids", "characters", "fingerprints", "signatures")
-    )
-    found = duplicates.find(prints, signs, characters, ids, settings.bands, settings.near_duplicate, LOOSE)
+    ids, characters, prints = (np.concatenate(keys[name]) for name in ("ids", "characters", "fingerprints"))
+    ranked = duplicates.rank(prints, characters, ids)
+    signs = _signatures(folders, ranked, settings, work)
+    found = duplicates.find(ranked, signs, settings.bands, settings.near_duplicate, LOOSE)
     stays = found.kept == np.arange(len(ids))
     who = [author if by_author[source] else "" for source, author in zip(sources, authors, strict=True)]
     group = hold_back.groups(found.cluster, who)
@@ -232,6 +232,26 @@ def _decide(folders: list[Path], inputs: list[Input], settings: CorpusSettings) 
     rank[order] = np.where(stays[order], np.arange(len(ids)), -1)
     cuts = _cuts(folders, rank, settings)
     return Decision(stays, held, ids[found.kept], found.exact, found.similarity, cuts)
+
+
+def _signatures(folders: list[Path], ranked: duplicates.Ranked, settings: CorpusSettings, work: Path) -> np.ndarray:
+    """The signatures of all different texts, by rank. They are most of what there is to know of a document, so they lie
+    in a file that is mapped: what is not looked at need not be in memory."""
+    shape = (len(ranked.unique), settings.permutations)
+    dtype = np.uint32 if settings.signature_bits == 32 else np.uint64
+    if not shape[0]:
+        return np.empty(shape, dtype)
+    rows = np.full(len(ranked.documents), -1)  # document -> row
+    rows[ranked.documents[ranked.unique]] = np.arange(shape[0])
+    mapped = np.lib.format.open_memmap(work / "signatures.npy", mode="w+", dtype=dtype, shape=shape)
+    start = 0
+    for folder in folders:
+        with np.load(folder / "keys.npz") as stored:
+            signs = stored["signatures"]
+        to = rows[start : start + len(signs)]
+        mapped[to[to >= 0]] = signs[to >= 0]
+        start += len(signs)
+    return np.asarray(mapped)
 
 
 def _cuts(folders: list[Path], rank: np.ndarray, settings: CorpusSettings) -> np.ndarray:
