@@ -214,34 +214,44 @@ build(folder / "store", [source_of("own", folder.parent / "own.jsonl", "jsonl")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("pieces_before", [1, 3, 99])
-def test_killed_at_any_time_it_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, pieces_before: int
+@pytest.mark.parametrize("finished", [1, 3, "written 1", "written 3"])
+def test_killed_at_any_time_it_loses_no_finished_piece_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, finished: int | str
 ) -> None:
     own(tmp_path)
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(workers)]
     (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(workers)]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+    kind, wanted = ("written", int(finished[-1])) if isinstance(finished, str) else ("pieces", finished)
+
+    def there(kind: str) -> set[str]:
+        with suppress(FileNotFoundError):  # folders come and go
+            found = (tmp_path / "killed").glob(f"store/staging/*/.work/{kind}/*")
+            return {path.name for path in found if path.suffix != ".tmp"}
+        return set()
+
     child = subprocess.Popen(command, env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
-    finished: set[str] = set()
-    while child.poll() is None and time.monotonic() < deadline:
-        with suppress(FileNotFoundError):  # folders come and go
-            found = (tmp_path / "killed").glob("store/staging/*/.work/pieces/own-*")
-            finished |= {path.name for path in found if path.suffix != ".tmp"}
-            written = list((tmp_path / "killed").glob("store/staging/*/shards/part-00002.parquet"))
-            if len(finished) >= pieces_before or written:
-                break
-        time.sleep(0.001)
+    while child.poll() is None and time.monotonic() < deadline and len(there(kind)) < wanted:
+        time.sleep(0.0005)
     assert child.poll() in (None, 0), "the build failed by itself"
-    assert len(finished) >= min(pieces_before, 3)
-    os.killpg(child.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may have come to its end
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    made = {kind: there(kind) for kind in ("pieces", "written")}
+    ended = not list((tmp_path / "killed").glob("store/staging/*"))
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8_000)
     whole = build(tmp_path / "whole" / "store", [own(tmp_path)])
+    again: Counter[str] = Counter()
+    real_make, real_finish = building.make_piece, writing.finish_piece
+    monkeypatch.setattr(building, "make_piece", lambda *a: (real_make(*a), again.update(["pieces"])))
+    monkeypatch.setattr(writing, "finish_piece", lambda *a: (real_finish(*a), again.update(["written"])))
     resumed = build(tmp_path / "killed" / "store", [own(tmp_path)])
     assert digests(resumed) == digests(whole)
+    num_pieces = len(list(whole.path.glob("shards/*")))
+    if not ended:
+        assert again == {kind: n for kind in made if (n := num_pieces - len(made[kind]))}
 
 
 def test_an_author_is_held_back_whole(tmp_path: Path) -> None:
