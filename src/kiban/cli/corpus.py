@@ -13,6 +13,7 @@ from kiban.artifacts.rights import LICENCE_ADDRESSES, NOTICES, meet
 from kiban.artifacts.store import Artifact
 from kiban.cli.consumers import Consumers, copies
 from kiban.cli.show import print_json
+from kiban.corpus.mixture import MixSettings, plan, sizes
 from kiban.corpus.selection import selection
 from kiban.corpus.sources import all_terms
 from kiban.corpus.withdrawals import WITHDRAWN
@@ -220,6 +221,51 @@ def _notice(written: str | None, programme: Programme, source: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise KibanError(f"source '{source}': notice: {path} cannot be read ({error}); correct the path") from None
+
+
+@app.command("plan")
+def plan_(folder: Folder = Path(), as_json: AsJson = False) -> None:
+    """How much of which source, register and language is read how often: before anything is mixed or trained.
+
+    Sizes are known once the corpus is made; before that, those of the files are shown.
+
+    Example: kiban corpus plan recipes/demo
+    """
+    programme = load(folder)
+    found = made(programme)
+    if "corpus" not in found:
+        sources = {
+            s.name: found[f"source.{s.name}"].metrics["source.bytes"].value if f"source.{s.name}" in found else None
+            for s in programme.sources
+        }
+        if as_json:
+            print_json({"sources": sources})
+            return
+        for name, size in sources.items():
+            print(f"{name}: {'not looked at yet' if size is None else f'{size / 1e6:.1f} MB of files'}")
+        print(f"what is left of them is known after `kiban run {folder} --to corpus`; run this command again then")
+        return
+    rows = plan(sizes(found["corpus"].path), programme.mix or MixSettings())
+    read = sum(row.characters * row.epochs for row in rows)
+    metrics = found["tokenizer"].metrics if "tokenizer" in found else {}
+    a_token = metrics["tokenizer.characters_per_token"].value if metrics else None
+    times = programme.training.tokens * a_token / read if a_token else None
+    if as_json:
+        print_json({"rows": [vars(row) for row in rows], "characters": read, "times": times})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("source", "register", "language", box=None)
+    for head in ("documents", "characters", "epochs", "share"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        names = (row.source, row.register or "-", row.language)
+        table.add_row(*names, f"{row.documents:,}", f"{row.characters:,}", f"{row.epochs:.2f}", f"{row.share:.2%}")
+    Console().print(table)
+    print(f"in all {read:,.0f} characters" + ("" if programme.mix else "; no [mix]: everything is read as it is"))
+    if times is not None and a_token is not None:
+        print(f"[training] reads {programme.training.tokens * a_token:,.0f} characters: {times:.2f} times all of it")
 
 
 @app.command()

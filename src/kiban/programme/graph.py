@@ -1,6 +1,6 @@
 """The stages of a programme, in order: the table of contents of the system.
 
-    sources -> corpus -> tokenizer -> tokens -> model -> export -> evaluation
+    sources -> corpus (-> mixture) -> tokenizer -> tokens -> model -> export -> evaluation
                               demonstrations -> policy -> rollout
                                           all of them -> milestones
 
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.store import Store, open_store
 from kiban.corpus.addresses import is_url
+from kiban.corpus.mixture import mixture
 from kiban.corpus.sources import source
 from kiban.corpus.stage import corpus, expired
 from kiban.evaluation.stage import evaluation
@@ -53,11 +54,14 @@ def nodes(programme: Programme) -> list[Node]:
         "expired": expired(programme.sources, datetime.date.today()),
     }
     corpus_settings = programme.corpus.model_copy(update=follows)
+    mix = [] if programme.mix is None else [Node("mixture", mixture, programme.mix, {"corpus": "corpus"})]
+    text = "mixture" if mix else "corpus"
     graph = [
         *sources,
         Node("corpus", corpus, corpus_settings, {"sources": tuple(node.name for node in sources)}),
-        Node("tokenizer", tokenizer, programme.tokenizer, {"corpus": "corpus"}),
-        Node("tokens", tokens, programme.tokens, {"corpus": "corpus", "tokenizer": "tokenizer"}),
+        *mix,
+        Node("tokenizer", tokenizer, programme.tokenizer, {"corpus": text}),
+        Node("tokens", tokens, programme.tokens, {"corpus": text, "tokenizer": "tokenizer"}),
         Node("model", model, programme.training, {"tokens": "tokens", "tokenizer": "tokenizer"}),
         Node("export", export, ExportSettings(), {"model": "model", "tokenizer": "tokenizer"}),
         Node("evaluation", evaluation, programme.evaluation, {"export": "export", "corpus": "corpus"}),

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.stage import Settings
+from kiban.corpus.mixture import MixSettings
 from kiban.corpus.sources import SourceSettings
 from kiban.corpus.stage import CorpusSettings
 from kiban.corpus.withdrawals import withdrawals
@@ -49,6 +50,7 @@ class Programme(Settings):
     partners: tuple[Partner, ...] = Field(default=(), alias="partner")
     sources: tuple[SourceSettings, ...] = Field(default=(), alias="source")
     corpus: CorpusSettings = CorpusSettings()
+    mix: MixSettings | None = None
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokens: TokensSettings = TokensSettings()
     model: ModelTable = ModelTable()
