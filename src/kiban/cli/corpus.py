@@ -12,6 +12,7 @@ from kiban.artifacts.files import read_json
 from kiban.artifacts.rights import LICENCE_ADDRESSES, NOTICES, meet
 from kiban.artifacts.store import Artifact
 from kiban.cli.consumers import Consumers, copies
+from kiban.cli.inspect import inspect
 from kiban.cli.show import print_json
 from kiban.corpus.mixture import MixSettings, plan, sizes
 from kiban.corpus.selection import selection
@@ -28,6 +29,7 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="A programme: a folder with a kiban.toml, or that file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SOON = datetime.timedelta(days=90)
+app.command()(inspect)
 
 
 def made(programme: Programme) -> dict[str, Artifact]:

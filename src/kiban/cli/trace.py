@@ -116,7 +116,8 @@ def _consumption(document_id: str, made: dict[str, Artifact]) -> dict[str, Any]:
     places = tokens.places_of([document_id])
     offset = places[0].start if places else None
     if not places or "model" not in made:
-        return {"steps": [], "checkpoint": None, "token_offset": offset}
+        model = made["model"].address if "model" in made else None
+        return {"steps": [], "checkpoint": model, "token_offset": offset}
     steps = order_of(made["model"]).steps(places)
     return {
         "token_offset": offset,
@@ -137,6 +138,8 @@ def _show(document: dict[str, Any]) -> None:
         print("  training   held back: no training step read it")
     elif document["checkpoint"] is None:
         print("  training   no model is trained yet")
+    elif document["token_offset"] is None:
+        print("  training   in no shard: the mixture left it out")
     elif document["steps"]:
         steps = ", ".join(str(step) for step in document["steps"][:12])
         more = f" and {len(document['steps']) - 12} more" if len(document["steps"]) > 12 else ""

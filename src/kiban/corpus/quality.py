@@ -227,12 +227,7 @@ def judge(
     standing[[verdict.row for verdict in verdicts]] = False
     for rule in recipe.rule:
         values = statistics[rule.statistic]
-        broken = standing & ((values < rule.at_least) | (values > rule.at_most))
-        if rule.below is not None:
-            broken |= standing & (values >= rule.below)
-        broken &= characters >= rule.from_characters
-        if rule.except_registers:
-            broken &= ~np.isin(np.array(registers, dtype=object), rule.except_registers)
+        broken = standing & breaks(rule, statistics, registers)
         for row in np.flatnonzero(broken):
             value = float(values[row])
             bound = f"< {rule.at_least:g}" if value < rule.at_least else f"> {rule.at_most:g}"
@@ -240,6 +235,26 @@ def judge(
             verdicts.append(Verdict(int(row), rule.reason, value, f"{rule.statistic} {value:.4g} {bound}"))
         standing &= ~broken
     return sorted(verdicts, key=lambda verdict: verdict.row)
+
+
+def judged(rule: Rule, statistics: "Mapping[str, np.ndarray]", registers: Sequence[str]) -> "np.ndarray":
+    """Which of the texts (bool) a rule is for: those that are long enough and of no register that is left out."""
+    import numpy as np
+
+    judges: np.ndarray = statistics["characters"] >= rule.from_characters
+    if rule.except_registers:
+        judges = judges & ~np.isin(np.array(registers, dtype=object), rule.except_registers)
+    return judges
+
+
+def breaks(rule: Rule, statistics: "Mapping[str, np.ndarray]", registers: Sequence[str]) -> "np.ndarray":
+    """Which of the texts (bool) break a rule."""
+    values = statistics[rule.statistic]
+    broken = (values < rule.at_least) | (values > rule.at_most)
+    if rule.below is not None:
+        broken |= values >= rule.below
+    found: np.ndarray = broken & judged(rule, statistics, registers)
+    return found
 
 
 def _judge_host(recipe: Recipe, row: int, uri: str) -> Verdict | None:
