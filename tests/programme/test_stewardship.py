@@ -1,6 +1,8 @@
 """`kiban corpus` as the data steward uses it: a small programme is made and trained, then things are taken back."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ import pytest
 
 from kiban.artifacts.store import Store
 from kiban.cli.consumers import Consumers
+from kiban.corpus.mixture import MixSettings
 from kiban.corpus.selection import selection
+from kiban.corpus.sources import SourceSettings, all_terms
+from kiban.corpus.stage import CorpusSettings
 from tests.commands import error_of, kiban, kiban_json
 from tests.corpus.building import sentences, write_jsonl
 
@@ -71,6 +76,21 @@ def programme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "kiban.toml").write_text(PROGRAMME, encoding="utf-8")
     kiban("run", folder, "--to", "export")
     return folder
+
+
+def test_the_settings_in_the_guide_are_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf-8")
+    models = {"corpus": CorpusSettings, "mix": MixSettings}
+    seen = set()
+    for block in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL):
+        for table, value in tomllib.loads(block).items():
+            seen.add(table)
+            if table == "source":
+                [source] = [SourceSettings.model_validate(each) for each in value]
+                assert [rights.uses for rights in all_terms(source)][-1] == {"evaluate"}
+            else:
+                models[table].model_validate(value)
+    assert seen == {"source", *models}
 
 
 def relations(answer: dict[str, Any]) -> dict[str, str]:
