@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from kiban.artifacts.errors import KibanError
 from kiban.artifacts.store import Store
 from kiban.cli.consumers import Consumers
 from kiban.corpus.mixture import MixSettings
 from kiban.corpus.selection import selection
 from kiban.corpus.sources import SourceSettings, all_terms
 from kiban.corpus.stage import CorpusSettings
+from kiban.programme.settings import load
 from tests.commands import error_of, kiban, kiban_json
 from tests.corpus.building import sentences, write_jsonl
 
@@ -132,6 +134,21 @@ def test_what_licences_ask_is_printed(programme: Path) -> None:
     works = {row["licence"]: row["documents"] for row in rows}
     assert {"title": "記事0", "author": "", "uri": "https://a.example.jp/0"} in works["CC-BY-SA-4.0"]
     assert not any("free.example.jp" in work["uri"] for work in works["CC-BY-SA-4.0"])
+
+
+def test_what_may_not_be_kept_here_is_refused(tmp_path: Path) -> None:
+    source = (
+        '[[source]]\nname = "a"\npath = "a.txt"\nformat = "plain"\npartner = "p"\nlicence = "MIT"\nuses = ["serve"]\n'
+    )
+    file = tmp_path / "kiban.toml"
+    for kept, refused in (('["JP", "SG"]', False), ('["*"]', False), ('["SG"]', True)):
+        head = '[programme]\nname = "a"\nresidency = "JP"\n[[partner]]\nname = "p"\n'
+        file.write_text(f"{head}{source}residency = {kept}\n")
+        if refused:
+            with pytest.raises(KibanError, match="source 'a': may be kept in SG, not in JP"):
+                load(file)
+        else:
+            load(file)
 
 
 def test_who_consumed_a_document_is_told_apart(programme: Path) -> None:
