@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kiban.artifacts.errors import KibanError
-from kiban.corpus import pieces, stage
+from kiban.corpus import pieces, sources
 from kiban.corpus.curate import _documents
 from kiban.corpus.documents import Document, Refused, Unreadable
 from kiban.corpus.readers import FORMATS
@@ -303,7 +303,7 @@ def test_an_absent_library_is_told_before_any_work(tmp_path: Path, monkeypatch: 
     (tmp_path / "a.pdf").write_bytes(pdf("猫"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(KibanError, match=r"pypdfium2; install it with `pip install 'kiban\[corpus\]'`"):
-        stage._files_of(source_of("s", tmp_path, "pdf"))
+        sources._files_of(source_of("s", tmp_path, "pdf"))
 
 
 SEEDS = {
@@ -423,7 +423,7 @@ def test_every_format_has_its_example_in_the_docs() -> None:
     shown = set()
     for block in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL):
         for table in tomllib.loads(block)["source"]:
-            shown.add(stage.SourceSettings.model_validate(table).format)
+            shown.add(sources.SourceSettings.model_validate(table).format)
     assert shown | {"demo"} == set(FORMATS)
     for name, format in FORMATS.items():
         assert name == "demo" or f"| `{name}` | {' '.join(format.endings[:2])}" in page
