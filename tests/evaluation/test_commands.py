@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import write_json
 from kiban.cli.eval import app
-from kiban.corpus.documents import document_schema, ledger_schema
+from kiban.corpus.documents import document_schema
 from tests.commands import KIBAN, kiban
 from tests.evaluation import models
 from tests.training import tiny
@@ -68,11 +68,8 @@ def a_corpus(folder: Path, texts: list[str]) -> Path:
 
     pq.write_table(table(texts), folder / "shards" / "part-00000.parquet")
     pq.write_table(table(["部品を並べる前に箱を数える。" * 9]), folder / "held_back.parquet")
-    row = {"reason": "contaminated", "detail": f"holds the evaluation text 「{QUESTION}（7）」"}
-    columns = [
-        pa.array([row.get(f.name, 0 if not pa.types.is_string(f.type) else "")], f.type) for f in ledger_schema()
-    ]
-    pq.write_table(pa.table(columns, ledger_schema()), folder / "ledger.parquet")
+    held = {"id": "left-out", "set": "jcommonsenseqa", "text": f"{QUESTION}（7）"}
+    pq.write_table(pa.Table.from_pylist([held]), folder / "contaminated.parquet")
     return folder
 
 
