@@ -31,8 +31,11 @@ FIELDS = (
 
 def write(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], to: Path) -> Path:
     """Writes the page over what `kiban eval run` found. Nothing in it comes from elsewhere or goes anywhere."""
+    model = results["model"]["name"]
     content = {
-        "model": results["model"]["name"],
+        "title": Both(f"{model}：評価", f"{model}: evaluation"),
+        "heading": model,
+        "model": model,
         "suites": [_suite(name, found) for name, found in results["suites"].items()],
         "skipped": [(suite(name), why) for name, why in results["skipped"].items()],
         "compared": _compared(results.get("compared")),
