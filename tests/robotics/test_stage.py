@@ -70,6 +70,7 @@ def test_demonstrations_are_a_dataset(made: dict[str, Artifact], embodiment: Emb
         "dataset/data/chunk-000/file-000.parquet",
         "dataset/meta/episodes/chunk-000/file-000.parquet",
         "dataset/meta/info.json",
+        "dataset/meta/kiban.json",
         "dataset/meta/stats.json",
         "dataset/meta/tasks.parquet",
     ]
@@ -171,19 +172,19 @@ def test_killed_demonstrations_go_on_and_end_at_the_same_bytes(tmp_path: Path) -
     process = multiprocessing.get_context("spawn").Process(target=_collect, args=(str(tmp_path / "killed"),))
     process.start()
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("killed/episodes/*.parquet"))) < 3:
+    while len(list(tmp_path.glob("killed/episodes/*.zip"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "killed" / "dataset").exists()
-    found = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/episodes/*.parquet")}
+    found = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/episodes/*.zip")}
     for name in ("killed", "whole"):
         _collect(str(tmp_path / name))
     assert all(path.stat().st_mtime_ns == when for path, when in found.items())  # not recorded again
     files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "dataset").rglob("*.*"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
