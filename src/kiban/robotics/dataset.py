@@ -64,7 +64,7 @@ class Dataset:
             KibanError: as `frames`.
         """
         wanted = {name: self._feature(name) for name in (self.features if names is None else names)}
-        table = self._rows(number, [name for name, feature in wanted.items() if feature.dtype != "video"])
+        table = self.rows(number, [name for name, feature in wanted.items() if feature.dtype != "video"])
         where = self.episodes[number].data
         return {
             name: self._shown(number, name)
@@ -99,7 +99,7 @@ class Dataset:
             KibanError: as `frames`, or if a video cannot be cut there without loss.
         """
         place = self.episodes[number]
-        table = self._rows(number, [name for name, feature in self.features.items() if feature.dtype != "video"])
+        table = self.rows(number, [name for name, feature in self.features.items() if feature.dtype != "video"])
         numbers = table["task_index"].to_pylist()
         table = table.append_column("task", pa.array([self.tasks[index] for index in numbers], pa.string()))
         levels, videos = {}, {}
@@ -122,7 +122,7 @@ class Dataset:
                     raise KibanError(f"{path}: has no '{name}'; it has {', '.join(schema.names)}")
         return feature
 
-    def _rows(self, number: int, names: list[str]) -> pa.Table:
+    def rows(self, number: int, names: list[str]) -> pa.Table:
         """The columns `names` of one episode: the row groups that hold it are read, and no more."""
         place = self.episodes[number]
         with pq.ParquetFile(place.data) as file:
