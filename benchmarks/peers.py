@@ -30,7 +30,7 @@ WHOLE = {
     "nanochat": ["numpy", "filelock"],  # its code comes from a checkout
     "lm-eval": ["transformers>=5,<6", "lm-eval[hf]==0.4.13"],
     "lerobot": ["accelerate", "av>=14", "datasets>=4,<5", "draccus==0.10.0", "numpy", "packaging", "pandas", "pillow"],
-    "lerobot-v21": ["av>=14", "datasets>=3,<4", "draccus==0.10.0", "numpy", "packaging", "pillow"],
+    "lerobot-v21": ["av>=14", "datasets>=3,<4", "draccus==0.10.0", "jsonlines", "numpy", "packaging", "pillow"],
 }
 BARE = {
     "torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"],

@@ -18,8 +18,8 @@ from kiban.robotics.dataset import Dataset
 from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.features import COUNTERS, encode
 from kiban.robotics.layout import LAYOUTS, V3, V21
-from tests.robotics import datasets
-from tests.robotics.datasets import FRONT, LENGTHS, TASKS, WRIST
+from tests.robotics import small_datasets as datasets
+from tests.robotics.small_datasets import FRONT, LENGTHS, TASKS, WRIST
 
 QUIET = Progress(quiet=True)
 

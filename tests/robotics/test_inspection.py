@@ -19,8 +19,8 @@ from kiban.robotics.features import RECORDED_AT, Feature, encode
 from kiban.robotics.inspection import check, problems, timing
 from kiban.robotics.layout import LAYOUTS, V21
 from kiban.robotics.lerobot_v3 import DatasetWriter
-from tests.robotics import datasets
-from tests.robotics.datasets import FRONT, WRIST
+from tests.robotics import small_datasets as datasets
+from tests.robotics.small_datasets import FRONT, WRIST
 
 QUIET = Progress(quiet=True)
 DATA = "data/chunk-000/file-000.parquet"

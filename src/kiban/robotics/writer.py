@@ -1,5 +1,6 @@
 """What the writers of both layouts share: numbering frames and sentences as episodes come, and their statistics."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Numbering:
             if feature.dtype != "language":
                 column = _as_declared(column, feature, f"episode {self.episodes}: '{name}'")
             columns[name] = column
-        table = pa.table(columns)
+        table = pa.table(columns).replace_schema_metadata({"huggingface": _for_hugging_face(self.features)})
         numbered = Numbered(self.episodes, self.frames, table, episode.tasks, self._statistics(table, episode))
         for name, levels in episode.levels.items():
             self._levels[name] = self._levels.get(name, np.zeros_like(levels)) + levels
@@ -103,6 +104,29 @@ def _as_declared(column: pa.ChunkedArray, feature: Feature, where: str) -> pa.Ch
         return column.cast(arrow_type(feature))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise KibanError(f"{where}: is {column.type}, not {feature.dtype} {feature.shape} ({error})") from None
+
+
+def _for_hugging_face(features: Mapping[str, Feature]) -> str:
+    """What the `datasets` library looks for in a Parquet file: readers of v2.1 know from it alone which columns are
+    pictures."""
+    said: dict[str, Any] = {}
+    for name, feature in features.items():
+        if feature.dtype == "video":
+            continue
+        value = {"dtype": feature.dtype, "_type": "Value"}
+        if feature.dtype == "image":
+            said[name] = {"_type": "Image"}
+        elif feature.shape == (1,):
+            said[name] = value
+        elif len(feature.shape) == 1:
+            said[name] = {"feature": value, "length": feature.shape[0], "_type": "Sequence"}
+        else:
+            said[name] = {
+                "shape": list(feature.shape),
+                "dtype": feature.dtype,
+                "_type": f"Array{len(feature.shape)}D",
+            }
+    return json.dumps({"info": {"features": said}})
 
 
 class Writer(ABC):
