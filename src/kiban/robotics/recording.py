@@ -32,7 +32,7 @@ def begin(work: Path, what: Mapping[str, Any]) -> None:
     """
     path = work / BEGINNING
     now = json.loads(json.dumps(what))
-    if not path.exists():
+    if not any(work.glob("*.zip")):
         write_json(path, now)
         return
     before = read_json(path)
