@@ -1,9 +1,12 @@
 """A scripted expert: it knows where the objects are and moves the tool there. It makes the demonstrations."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from kiban.robotics.environment import TabletopEnv
+if TYPE_CHECKING:
+    from kiban.robotics.environment import TabletopEnv
 
 Array = NDArray[np.float64]
 
@@ -12,7 +15,7 @@ LOW = 0.02  # m: the tool's height at an object on the table
 GAIN = 0.6  # of the remaining way in one control period
 
 
-def act(env: TabletopEnv) -> Array:
+def act(env: "TabletopEnv") -> Array:
     """The action that the task asks for now. A function of the situation alone: it recovers from any disturbance."""
     tool, goal = env.tool_position, env.object_position(0)
     waypoint, opening = {"reach": _reach, "push": _push, "pick": _pick}[env.task.name](env, tool, goal)
@@ -25,11 +28,11 @@ def _above(goal: Array, height: float) -> Array:
     return np.array([goal[0], goal[1], height])
 
 
-def _reach(env: TabletopEnv, tool: Array, goal: Array) -> tuple[Array, float]:
+def _reach(env: "TabletopEnv", tool: Array, goal: Array) -> tuple[Array, float]:
     return goal + [0.0, 0.0, env.named.half_height + 0.02], env.embodiment.gripper.opening[1]
 
 
-def _push(env: TabletopEnv, tool: Array, goal: Array) -> tuple[Array, float]:
+def _push(env: "TabletopEnv", tool: Array, goal: Array) -> tuple[Array, float]:
     """With closed fingers: to a place behind the object, down, then forwards."""
     closed = env.embodiment.gripper.opening[0]
     behind = goal - [0.065, 0.0, 0.0]
@@ -40,7 +43,7 @@ def _push(env: TabletopEnv, tool: Array, goal: Array) -> tuple[Array, float]:
     return _above(behind, max(0.10, min(tool[2], 0.16))), closed
 
 
-def _pick(env: TabletopEnv, tool: Array, goal: Array) -> tuple[Array, float]:
+def _pick(env: "TabletopEnv", tool: Array, goal: Array) -> tuple[Array, float]:
     """Over the object, down around it, close, lift."""
     opened, closed = env.embodiment.gripper.opening[1], env.embodiment.gripper.opening[0]
     grasp = _above(goal, max(goal[2], LOW))
@@ -57,7 +60,7 @@ def _in_cone(tool: Array, goal: Array) -> bool:
     return bool(np.linalg.norm((tool - goal)[:2]) < NEAR + 0.15 * max(0.0, tool[2] - goal[2]))
 
 
-def _gripped(env: TabletopEnv) -> bool:
+def _gripped(env: "TabletopEnv") -> bool:
     """Whether both fingers touch the named object."""
     named = env.model.geom("object0").id
     touching: set[str] = set()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kiban.robotics.scene import COLOURS, SHAPES, Thing
+from kiban.robotics.scene import COLOURS, DISTRACTOR_COLOURS, SHAPES, Thing
 
 Array = NDArray[np.float64]
 Wordings = Literal["train", "held_out"]
@@ -97,6 +97,21 @@ def place(task: Task, rng: np.random.Generator) -> list[Thing]:
             return things
 
 
+def distractors(things: list[Thing], task: Task, count: int, rng: np.random.Generator) -> list[Thing]:
+    """`count` things more, in colours of their own, where they leave the task as it is."""
+    extra: list[Thing] = []
+    for _ in range(1000):
+        if len(extra) == count:
+            return extra
+        x, y = (rng.uniform(low - 0.03, high + 0.03) for low, high in AREA)
+        colour, shape = str(rng.choice(list(DISTRACTOR_COLOURS))), str(rng.choice(list(SHAPES)))
+        candidate = Thing(colour, shape, float(x), float(y), float(rng.uniform(-0.5, 0.5)))
+        gap = min(np.hypot(other.x - x, other.y - y) for other in [*things, *extra])
+        if gap > APART and task.placed([*things, candidate]):
+            extra.append(candidate)
+    return extra  # the table is full
+
+
 @cache
 def _instructions() -> dict[str, Any]:
     return tomllib.loads(INSTRUCTIONS.read_text(encoding="utf-8"))
@@ -113,10 +128,12 @@ def names_of(thing: Thing) -> list[str]:
     return [colour + shape for colour in words["colours"][thing.colour] for shape in words["shapes"][thing.shape]]
 
 
-def instruction(task: str, thing: Thing, which: Wordings, rng: np.random.Generator) -> tuple[str, str]:
-    """A register and a sentence in it that asks for `task` with `thing`."""
-    registers = sorted({register for register, _ in wordings(task, which)})
-    register = str(rng.choice(registers))
+def instruction(
+    task: str, thing: Thing, which: Wordings, rng: np.random.Generator, register: str | None = None
+) -> tuple[str, str]:
+    """A register, drawn if none is given, and a sentence in it that asks for `task` with `thing`."""
+    drawn = str(rng.choice(sorted({register for register, _ in wordings(task, which)})))
+    register = register or drawn
     texts = [text for found, text in wordings(task, which) if found == register]
     return register, str(rng.choice(texts)).format(x=rng.choice(names_of(thing)))
 
