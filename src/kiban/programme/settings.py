@@ -146,8 +146,9 @@ def _check_names(file: Path, programme: Programme) -> None:
             raise KibanError(
                 f"{file}: {what}: there is no [[partner]] '{partner}' (partners: {', '.join(partners) or 'none'})"
             )
-        here = programme.programme.residency
-        for rights in all_terms(source) if here else ():
+    here = programme.programme.residency
+    for source in programme.sources if here else ():
+        for rights in all_terms(source):
             if not rights.residency & {ANYWHERE, here}:
                 raise KibanError(
                     f"{file}: source '{source.name}': may be kept in {', '.join(sorted(rights.residency))}, not in "
