@@ -11,8 +11,8 @@ from kiban.robotics import expert
 from kiban.robotics.camera import RayCamera
 from kiban.robotics.embodiment import Camera, Embodiment
 from kiban.robotics.environment import TabletopEnv
-from kiban.robotics.kinematics import ELBOW_UP, UPRIGHT, Kinematics
-from kiban.robotics.scene import COLOURS, FOREARM, SHOULDER, TIMESTEP, TOOL, UPPER_ARM, WRIST, Thing, build
+from kiban.robotics.kinematics import UPRIGHT, Kinematics
+from kiban.robotics.scene import COLOURS, TIMESTEP, Thing, build
 from kiban.robotics.tasks import TASKS
 
 
@@ -106,7 +106,8 @@ def test_normals_are_those_of_the_surfaces(embodiment: Embodiment) -> None:
     things = [Thing("red", "cube", 0.35, -0.1, 0.4), Thing("blue", "cylinder", 0.40, 0.05, 0.0)]
     model = build(embodiment, things)
     data = mujoco.MjData(model)
-    data.qpos[: len(ELBOW_UP)] = ELBOW_UP
+    posture = embodiment.arms[0].posture
+    data.qpos[: len(posture)] = posture
     mujoco.mj_forward(model, data)
     sharp = Camera(
         name="sharp",
@@ -152,17 +153,20 @@ def test_normals_are_those_of_the_surfaces(embodiment: Embodiment) -> None:
 
 
 def test_the_tool_gets_upright_wherever_the_arm_is_long_enough(embodiment: Embodiment) -> None:
-    kinematics = Kinematics(embodiment)
+    arm = embodiment.arms[0]
+    kinematics, posture = Kinematics(arm), np.array(arm.posture)
+    # Lengths in m: shoulder above the table, upper arm, forearm, wrist_pitch to tool.
+    shoulder, upper_arm, forearm, hand = 0.18, 0.32, 0.30, 0.23
     lower, upper = np.array(embodiment.workspace.lower), np.array(embodiment.workspace.upper)
     reached = 0
     for corner in np.ndindex(5, 5, 4):
         goal = lower + (upper - lower) * np.array(corner) / [4, 4, 3]
-        stretch = np.hypot(np.hypot(goal[0], goal[1]), goal[2] + TOOL + WRIST - SHOULDER)
-        if stretch > 0.97 * (UPPER_ARM + FOREARM):
+        stretch = np.hypot(np.hypot(goal[0], goal[1]), goal[2] + hand - shoulder)
+        if stretch > 0.97 * (upper_arm + forearm):
             continue
-        joints = kinematics.solve(goal, kinematics.solve((lower + goal) / 2, np.array(ELBOW_UP)))
+        joints = kinematics.solve(goal, kinematics.solve((lower + goal) / 2, posture))
         assert np.linalg.norm(kinematics.tool(joints) - goal) < 2e-3, goal
-        axes = kinematics._data.site_xmat[kinematics._site].reshape(3, 3)
+        axes = kinematics.frames(joints)[1][-1]
         assert np.abs(axes - UPRIGHT).max() < 0.02, goal
         reached += 1
     assert reached > 70

@@ -239,10 +239,11 @@ def test_a_saved_policy_acts_as_before(arm_policy: Path, embodiment: Embodiment,
 def test_a_policy_for_another_robot_is_refused(arm_policy: Path, embodiment: Embodiment, language: Path) -> None:
     policy, description = load_policy(arm_policy)
     reader = Reader.load(language)
-    renamed = embodiment.joints[0].model_copy(update={"name": "waist"})
+    arm = embodiment.arms[0]
+    renamed = (arm.joints[0].model_copy(update={"name": "waist"}), *arm.joints[1:])
     others = {
         r"state: the policy was trained on \(base_yaw, .*, the robot has \(waist, ": {
-            "joints": (renamed, *embodiment.joints[1:])
+            "arms": (arm.model_copy(update={"joints": renamed}),)
         },
         r"action: the policy was trained on \(tool.dx, ": {
             "action": embodiment.action.model_copy(

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from kiban.robotics.embodiment import Embodiment, load
 from kiban.robotics.environment import TabletopEnv
-from kiban.robotics.kinematics import ELBOW_UP, Kinematics
+from kiban.robotics.kinematics import Kinematics
 from kiban.robotics.safety import SLACK, SafetyFilter
 
 ARM = load("tabletop-arm")
-KINEMATICS = Kinematics(ARM)
-START = KINEMATICS.solve(np.array([0.3, 0.0, 0.2]), np.array(ELBOW_UP))
+KINEMATICS = Kinematics(ARM.arms[0])
+START = KINEMATICS.solve(np.array([0.3, 0.0, 0.2]), np.array(ARM.arms[0].posture))
 
 hostile = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.02, -0.02, 0.0, 0.08, 1e300, -1e300])
 actions = st.lists(st.lists(hostile, min_size=4, max_size=4) | st.lists(hostile, max_size=6), min_size=1, max_size=30)
@@ -23,7 +23,7 @@ actions = st.lists(st.lists(hostile, min_size=4, max_size=4) | st.lists(hostile,
 
 def check(stream: Iterable[list[float]] | NDArray[np.float64]) -> SafetyFilter:
     """Feeds the stream to a filter and checks each command that comes out."""
-    filtered = SafetyFilter(ARM, KINEMATICS)
+    filtered = SafetyFilter(ARM)
     filtered.reset(START, 0.08)
     lower, upper = np.array([joint.position for joint in ARM.joints]).T
     reach = np.array([joint.velocity for joint in ARM.joints]) * ARM.control_period
@@ -58,7 +58,7 @@ def test_no_long_drift_gets_past_a_limit(seed: int) -> None:
 
 
 def test_each_reason_is_counted() -> None:
-    filtered = SafetyFilter(ARM, KINEMATICS)
+    filtered = SafetyFilter(ARM)
     filtered.reset(START, 0.08)
     filtered.command(np.array([0.0, 0.0, -0.01, 0.04]))
     assert not filtered.interventions
@@ -73,7 +73,7 @@ def test_each_reason_is_counted() -> None:
 
 
 def test_a_refused_action_holds_the_last_command() -> None:
-    filtered = SafetyFilter(ARM, KINEMATICS)
+    filtered = SafetyFilter(ARM)
     filtered.reset(START, 0.08)
     last = filtered.command(np.array([0.01, 0.01, -0.01, 0.0]))
     assert filtered.command(np.array([np.inf, 0.0, 0.0, 0.0])) == last

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from kiban.artifacts.errors import KibanError
 from kiban.robotics.camera import RayCamera
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.kinematics import ELBOW_UP, Kinematics
+from kiban.robotics.kinematics import Kinematics
 from kiban.robotics.safety import SafetyFilter
-from kiban.robotics.scene import TIMESTEP, Thing, build
+from kiban.robotics.scene import TIMESTEP, Thing, build, controls
 from kiban.robotics.tasks import TASKS, Situation, Wordings, instruction, place, vocabulary
 
 Array = NDArray[np.float64]
@@ -39,8 +39,8 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
         if task not in TASKS:
             raise KibanError(f"task '{task}': there is no such task; use one of {', '.join(TASKS)}")
         self.embodiment, self.task, self._wordings = embodiment, TASKS[task], wordings
-        self._kinematics = Kinematics(embodiment)
-        self.safety = SafetyFilter(embodiment, self._kinematics)
+        self._kinematics = Kinematics(embodiment.arms[0])
+        self.safety = SafetyFilter(embodiment)
         self._substeps = round(embodiment.control_period / TIMESTEP)
         self._joints = len(embodiment.joints)
         cameras = {
@@ -71,10 +71,10 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
         self.model = build(self.embodiment, self.things)
         self.data = mujoco.MjData(self.model)
         self._cameras = [RayCamera(camera, self.model) for camera in self.embodiment.cameras]
-        joints = self._kinematics.solve(tool, np.array(ELBOW_UP))
+        joints = self._kinematics.solve(tool, np.array(self.embodiment.arms[0].posture))
         opening = self.embodiment.gripper.opening[1]
         self.safety.reset(joints, opening)
-        self.data.qpos[: self._joints + 2] = [*joints, opening / 2, opening / 2]
+        self.data.qpos[: self._joints + 2] = controls(self.embodiment, joints, np.array([opening]))
         self._actuate(joints, opening)
         mujoco.mj_step(self.model, self.data, 4 * self._substeps)  # the objects come to rest
         mujoco.mj_forward(self.model, self.data)
@@ -95,7 +95,7 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
         return self._observation(), float(success), success, self._steps >= self.task.limit, info
 
     def _actuate(self, joints: Array, opening: float) -> None:
-        self.data.ctrl[:] = [*joints, opening / 2, opening / 2]
+        self.data.ctrl[:] = controls(self.embodiment, joints, np.array([opening]))
 
     def object_position(self, index: int) -> Array:
         """The centre of object `index` now, m. For experts and for judging; no policy sees it."""

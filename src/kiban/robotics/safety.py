@@ -38,12 +38,13 @@ class SafetyFilter:
     gripper slews to its opening at a limited rate is no intervention: that is what the action means.
     """
 
-    def __init__(self, embodiment: Embodiment, kinematics: Kinematics) -> None:
-        self._kinematics = kinematics
+    def __init__(self, embodiment: Embodiment) -> None:
+        self._kinematics = Kinematics(embodiment.arms[0])
         self._action = np.array([embodiment.action.lower, embodiment.action.upper])
         self._workspace = np.array([embodiment.workspace.lower, embodiment.workspace.upper])
         self._step = np.array([joint.velocity for joint in embodiment.joints]) * embodiment.control_period
         self._opening = np.array(embodiment.gripper.opening)
+        assert embodiment.gripper.velocity
         self._slew = embodiment.gripper.velocity * embodiment.control_period
         self.interventions: Counter[str] = Counter()
 
