@@ -10,8 +10,10 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import read_artifact
+from kiban.cli import robot_serve
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
+robot_serve.register(app)
 
 
 @app.command()

@@ -96,11 +96,12 @@ class Agent:
     def act(self, observation: dict[str, Any]) -> NDArray[np.float64]:
         """The next action, in the embodiment's units. The safety filter is still to come."""
         if not self._queue:
-            self._queue = list(self._chunk(observation)[: self.description.execute])
+            self._queue = list(self.chunk(observation)[: self.description.execute])
         return self._queue.pop(0)
 
     @torch.inference_mode()
-    def _chunk(self, observation: dict[str, Any]) -> NDArray[np.float64]:
+    def chunk(self, observation: dict[str, Any]) -> NDArray[np.float64]:
+        """All actions [K, A] that the policy sees ahead, in the embodiment's units."""
         network, normalisers = self.description.network, self.description.normalisers
         images = {
             name: normaliser.apply_to_pixels(torch.from_numpy(observation[name])[None])
