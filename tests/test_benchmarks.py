@@ -22,8 +22,8 @@ def bench(script: str, results: Path, *arguments: str) -> dict[str, Any]:
 
 
 SCRIPTS = (
-    *("corpus", "evaluation", "learning_rate", "planning", "privacy", "quality", "tokenizer", "tokenizer_choice"),
-    *("training_cpu", "training_gpu"),
+    *("corpus", "evaluation", "learning_rate", "planning", "policy_server", "privacy", "quality", "tokenizer"),
+    *("tokenizer_choice", "training_cpu", "training_gpu"),
 )
 
 

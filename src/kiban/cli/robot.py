@@ -10,10 +10,11 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import read_artifact
-from kiban.cli import robot_train
+from kiban.cli import robot_serve, robot_train
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
 robot_train.register(app)
+robot_serve.register(app)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """`kiban robot train`: a policy from LeRobot datasets."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from pydantic import ValidationError
@@ -50,7 +50,7 @@ def train(
             batch=batch,
             threads=threads,
             seed=seed,
-            network=policy,
+            network=cast(PolicyKind, policy),
             held_out=held_out,
             train_language=train_language,
             euler_steps=euler_steps,

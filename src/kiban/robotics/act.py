@@ -4,7 +4,8 @@ After Zhao et al. 2023 (arXiv 2304.13705): an encoder sees the chunk and the sta
 style the demonstration is; a transformer over z, the state and every place of the pictures' features is attended to by
 one query an action; the loss is the mean absolute error of the actions and KL_WEIGHT times the divergence of z from
 the unit Gaussian, and z = 0 when acting. What is not as there: the pictures come through our vision tower's
-convolutions, not a pretrained ResNet, and the sentence is a token beside z, since one policy has many tasks.
+kind of convolutions, not a pretrained ResNet, norms stand before attention, and the sentence is a token beside z, since
+one policy has many tasks.
 
 Shapes: B batch, K chunk, W width, A numbers of an action, N tokens of the context, Z latent.
 """
@@ -60,7 +61,7 @@ def _places(width: int, height: int, across: int) -> Tensor:
 
 def _transformer(config: PolicyConfig, layers: int) -> nn.TransformerEncoder:
     layer = nn.TransformerEncoderLayer(
-        config.width, config.attention_heads, 4 * config.width, dropout=0.1, batch_first=True
+        config.width, config.attention_heads, 4 * config.width, dropout=0.1, batch_first=True, norm_first=True
     )
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
@@ -86,7 +87,9 @@ class Act(nn.Module):
         self.to_latent = nn.Linear(width, 2 * LATENT)
         self.from_latent = nn.Linear(LATENT, width)
         self.context = _transformer(config, config.layers)
-        layer = nn.TransformerDecoderLayer(width, config.attention_heads, 4 * width, dropout=0.1, batch_first=True)
+        layer = nn.TransformerDecoderLayer(
+            width, config.attention_heads, 4 * width, dropout=0.1, batch_first=True, norm_first=True
+        )
         self.decoder = nn.TransformerDecoder(layer, 1)  # the original's decoder has seven and uses the first
         self.place = nn.Parameter(0.02 * torch.randn(config.chunk, width))
 

@@ -19,7 +19,7 @@ from kiban.robotics.demonstrations import ACTION, IMAGES, STATE
 from kiban.robotics.language import Reader
 from kiban.robotics.lerobot_v3 import Dataset
 from kiban.robotics.normaliser import CHANNELS, Normaliser, Normalisers, shrunk
-from kiban.robotics.policy_config import CameraShape, RobotShape
+from kiban.robotics.policy_config import CameraShape, RobotShape, destination_of
 
 PIXELS = 128  # a picture's longer side is shrunk to no more
 COLOUR_FRAMES = 500  # whose pixels say what a camera's colours are like
@@ -81,7 +81,7 @@ class Recorded:
             cameras=shapes,
             state=state.shape[1],
             action=action.shape[1],
-            destination=_destination(names[0]),
+            destination=destination_of(names[0]),
         )
         work.mkdir(parents=True, exist_ok=True)
         features = {
@@ -95,14 +95,6 @@ class Recorded:
 def _names(dataset: Dataset, name: str) -> tuple[str, ...]:
     feature = dataset.features[name]
     return feature.names or tuple(f"{name.rsplit('.', 1)[-1]}.{index}" for index in range(feature.shape[0]))
-
-
-def _destination(names: tuple[str, ...]) -> tuple[int, ...]:
-    """The numbers that are a tool's or a hand's place; all of them where none says so."""
-    places = [
-        i for i, name in enumerate(names) if name.endswith((".x", ".y", ".z")) and ("tool." in name or "hand." in name)
-    ]
-    return tuple(places or range(len(names)))
 
 
 def _vectors(dataset: Dataset, folder: Path, name: str) -> NDArray[np.float32]:

@@ -55,12 +55,17 @@ class Policy(nn.Module):
         self.prefix = nn.ModuleList(PrefixLayer(width, heads, i == config.layers - 1) for i in range(config.layers))
         self.layers = nn.ModuleList(ExpertLayer(width, heads) for _ in range(config.layers))
 
+    def _parts(self, robot: str) -> RobotParts:
+        parts = self.robots[key(robot)]
+        assert isinstance(parts, RobotParts)
+        return parts
+
     def condition(
         self, robot: str, images: Mapping[str, Tensor], state_BS: Tensor, text_BTF: Tensor, present_BT: Tensor
     ) -> Prefix:
         """The prefix that the expert attends to. `images` by camera, [B, 3, height, width]."""
         tokens_BNW = self.senses(robot, images, state_BS, text_BTF, present_BT)
-        summary_B2W = self.robots[key(robot)].summary(tokens_BNW.flatten(1)).unflatten(1, (2, -1))
+        summary_B2W = self._parts(robot).summary(tokens_BNW.flatten(1)).unflatten(1, (2, -1))
         x_BNW = torch.cat([tokens_BNW, summary_B2W], dim=1)
         cached = []
         for layer in self.prefix:
@@ -70,7 +75,7 @@ class Policy(nn.Module):
 
     def estimate(self, noisy_BKA: Tensor, time_B: Tensor, prefix: Prefix) -> Tensor:
         """The actions [B, K, A] that `noisy` came from."""
-        parts = self.robots[key(prefix.robot)]
+        parts = self._parts(prefix.robot)
         time_BW = self.time(waves(time_B, self.config.width))
         x_BKW = parts.action_in(noisy_BKA) + self.place
         for layer, keys_values in zip(self.layers, prefix.keys_values, strict=True):
@@ -96,7 +101,7 @@ class Policy(nn.Module):
         estimate = self.estimate((1 - t) * noise_BKA + t * actions_BKA, time_B, prefix.repeat(DRAWS))
         errors_BK = (estimate - actions_BKA).square().mean(dim=-1)
         weights_BK = valid_BK.repeat(DRAWS, 1)
-        destination = self.robots[key(prefix.robot)].destination(prefix.summary_BW)
+        destination = self._parts(prefix.robot).destination(prefix.summary_BW)
         missed = (destination - destination_BD).square().mean()
         return (errors_BK * weights_BK).sum() / weights_BK.sum() + DESTINATION_WEIGHT * missed
 

@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kiban.robotics.embodiment import Embodiment
+
 PolicyKind = Literal["kiban", "act", "diffusion"]
 
 
@@ -16,6 +18,13 @@ class CameraShape(BaseModel):
     height: int = Field(ge=8)
     width: int = Field(ge=8)
     shrink: int = Field(default=1, ge=1)
+
+
+def destination_of(state_names: tuple[str, ...]) -> tuple[int, ...]:
+    """The numbers of a state that are a tool's or a hand's place; all of them where none says so."""
+    last = [name.rsplit(".", 2)[-2:] for name in state_names]
+    places = [i for i, parts in enumerate(last) if parts[0] in ("tool", "hand") and parts[-1] in ("x", "y", "z")]
+    return tuple(places or range(len(state_names)))
 
 
 class RobotShape(BaseModel):
@@ -32,6 +41,17 @@ class RobotShape(BaseModel):
     state: int = Field(ge=1)
     action: int = Field(ge=1)
     destination: tuple[int, ...]
+
+    @classmethod
+    def of(cls, embodiment: Embodiment) -> "RobotShape":
+        return cls(
+            name=embodiment.name,
+            fps=embodiment.fps,
+            cameras=tuple(CameraShape(name=c.name, height=c.height, width=c.width) for c in embodiment.cameras),
+            state=len(embodiment.state_names),
+            action=len(embodiment.action.names),
+            destination=destination_of(embodiment.state_names),
+        )
 
 
 class PolicyConfig(BaseModel):

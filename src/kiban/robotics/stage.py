@@ -48,7 +48,7 @@ class PolicySettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.distil and self.network != "kiban":
-            raise ValueError(f"distil: there is nothing to distil in network '{self.network}'; leave it out")
+            raise ValueError(f"distil: network '{self.network}' has no flow to distil; leave it out")
         return self
 
 

@@ -25,17 +25,17 @@ from kiban.robotics.distil import distillation_loss, expert_parameters
 from kiban.robotics.examples import PIXELS, Batch, Examples, Frames, Instructions, Recorded, robots_of
 from kiban.robotics.language import Reader
 from kiban.robotics.policy import Policy
-from kiban.robotics.policy_config import PolicyConfig
+from kiban.robotics.policy_config import PolicyConfig, PolicyKind
 from kiban.robotics.stage import PolicySettings
 
-LEARNING_RATE = 2e-3
+LEARNING_RATES: dict[PolicyKind, float] = {"kiban": 2e-3, "act": 5e-4, "diffusion": 1e-3}
 LANGUAGE_SHARE = 0.05  # of the learning rate, for a language model that learns on
 WARM_UP = 100  # steps
 WEIGHT_DECAY = 1e-2
 LOG_EVERY, SAVE_EVERY = 50, 250  # steps
 HELD_OUT_FRAMES = 256  # of each dataset, on which the held-out loss is measured
 BRIGHTNESS = 0.1  # pictures' contrast is raised or lowered by up to this share
-DISTIL_SHARE = 0.1  # of the steps, for distillation
+DISTIL_SHARE, DISTIL_RATE = 0.1, 1e-3  # of the steps, for distillation; its learning rate
 CHECKPOINT, RUN = "checkpoint.safetensors", "run.json"
 
 Log = list[dict[str, float]]
@@ -169,22 +169,24 @@ def train(
     groups = [{"params": [p for _, p in named], "share": 1.0}]
     if others:
         groups.append({"params": [p for _, p in others], "share": LANGUAGE_SHARE})
-    optimiser = torch.optim.AdamW(groups, LEARNING_RATE, (0.9, 0.95), weight_decay=WEIGHT_DECAY)
+    peak = LEARNING_RATES[policy.config.kind]
+    optimiser = torch.optim.AdamW(groups, peak, (0.9, 0.95), weight_decay=WEIGHT_DECAY)
     checkpoint = Checkpoint(work / CHECKPOINT, [*named, *others], optimiser)
     log, losses, first = checkpoint.resume()
     policy.train()
     start = time.monotonic()
-    with progress.task("policy", steps * batch, "frames") as bar:
+    with progress.task("policy", steps * batch, "frames") as bar, torch.random.fork_rng(devices=[]):
         bar.update(first * batch)
         for step in range(first, steps):
             generator = torch.Generator().manual_seed((seed << 24) + step)
             chosen = torch.randint(len(examples), (batch,), generator=generator)
             for group in optimiser.param_groups:
-                group["lr"] = group["share"] * _learning_rate(step, steps)
+                group["lr"] = group["share"] * peak * _schedule(step, steps)
+            torch.manual_seed((seed << 24) + step)  # dropout knows no generator
             loss = _loss(policy, examples.batches(chosen), generator, BRIGHTNESS)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+            torch.nn.utils.clip_grad_norm_([p for _, p in (*named, *others)], 1.0)
             optimiser.step()
             losses.append(float(loss.detach()))
             save_now = (step + 1) % SAVE_EVERY == 0 or step + 1 == steps
@@ -192,7 +194,7 @@ def train(
                 row = {
                     "step": step + 1,
                     "loss": sum(losses) / len(losses),
-                    "learning_rate": _learning_rate(step, steps),
+                    "learning_rate": peak * _schedule(step, steps),
                 }
                 if save_now and (kept_back := examples.held_out(HELD_OUT_FRAMES)):
                     row["held_out_loss"] = _held_out_loss(policy, kept_back, seed)
@@ -217,14 +219,14 @@ def distil(
     teacher = copy.deepcopy(policy).requires_grad_(False)
     parameters = [parameter for _, parameter in expert_parameters(policy)]
     steps = max(1, round(DISTIL_SHARE * settings.steps))
-    optimiser = torch.optim.AdamW(parameters, LEARNING_RATE / 2, (0.9, 0.95), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, DISTIL_RATE, (0.9, 0.95), weight_decay=0.0)
     log, losses = [], []
     with progress.task("distillation", steps * settings.batch, "frames") as bar:
         for step in range(steps):
             generator = torch.Generator().manual_seed((settings.seed << 24) + settings.steps + step)
             chosen = torch.randint(len(examples), (settings.batch,), generator=generator)
             for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE / 2 * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = DISTIL_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             batches = examples.batches(chosen)
             total = torch.zeros(())
             for batch in batches:
@@ -250,9 +252,9 @@ def distil(
     return log
 
 
-def _learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _schedule(step: int, steps: int) -> float:
+    """The share of the peak learning rate: linear warm-up, then half a cosine to zero."""
+    return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _loss(policy: Network, batches: Sequence[Batch], generator: torch.Generator, brightness: float) -> Tensor:
