@@ -10,9 +10,11 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import read_artifact
-from kiban.cli import robot_check
+from kiban.cli import robot_check, robot_serve, robot_train
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
+robot_train.register(app)
+robot_serve.register(app)
 robot_check.register(app)
 
 
@@ -37,7 +39,7 @@ def evaluate(
 
     policy, language = _policy_and_language(folder)
     trained_on = load_policy(policy)[1].tasks
-    if task not in trained_on:
+    if trained_on and task not in trained_on:
         raise KibanError(f"--task {task}: this policy was trained on {', '.join(trained_on)}")
     requests = requests_for(policy, language, (task,), ("held_out",), episodes, seed, instruction)
     records = roll_out(requests, Progress(quiet=as_json))
@@ -96,6 +98,8 @@ def _policy_and_language(folder: Path) -> tuple[Path, Path]:
     Raises:
         KibanError: if there is no policy, or its language model is not where the store has it.
     """
+    if (folder / "policy.json").exists() and (folder / "language").is_dir():  # of `kiban robot train`
+        return folder, folder / "language"
     if not (folder / MANIFEST).exists():
         from kiban.programme import graph, runner
         from kiban.programme.settings import load

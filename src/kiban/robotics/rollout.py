@@ -17,10 +17,9 @@ from kiban.artifacts.intervals import bootstrap_mean, wilson
 from kiban.artifacts.manifest import Metric
 from kiban.artifacts.progress import Progress
 from kiban.robotics import embodiment as embodiments
-from kiban.robotics.agent import Agent, load_policy
+from kiban.robotics.agent import Agent, load_policy, reader_of
 from kiban.robotics.camera import RayCamera
 from kiban.robotics.environment import TabletopEnv
-from kiban.robotics.language import Reader
 from kiban.robotics.parallel import spread
 from kiban.robotics.seeds import ROLLOUTS, episode_seed
 from kiban.robotics.tasks import Wordings
@@ -129,7 +128,7 @@ def _play(request: Request, film: list[NDArray[np.uint8]] | None) -> Record:
 def _agent(policy_folder: str, language_folder: str) -> Agent:
     policy, description = load_policy(Path(policy_folder))
     embodiment = embodiments.load(description.embodiment)
-    return Agent(policy, description, Reader.load(Path(language_folder)), embodiment)
+    return Agent(policy, description, reader_of(Path(policy_folder), Path(language_folder)), embodiment)
 
 
 def _film_camera(agent: Agent) -> embodiments.Camera:

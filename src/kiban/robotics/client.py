@@ -1,0 +1,146 @@
+"""The robot's side of the policy server: it asks with ids and deadlines, and takes no answer but the one it waits for.
+
+Needs no PyTorch (`pip install kiban[robot-client]`).
+"""
+
+import itertools
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import connect
+
+from kiban.artifacts.errors import KibanError
+from kiban.robotics import wire
+from kiban.robotics.embodiment import Embodiment
+
+CONNECT_SECONDS = 10.0
+PATIENCE_MS = 1000.0  # how long an answer is waited for without a deadline
+
+
+class AnswerError(KibanError):
+    """The server answered without actions. `code`: refused, deadline, stopping or failed."""
+
+    def __init__(self, code: str, line: str) -> None:
+        super().__init__(f"policy server: {code}: {line}")
+        self.code = code
+
+
+class SilenceError(KibanError):
+    """No answer came in time, or the connection is gone."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`actions` [K, A] in the robot's units, not filtered; how long the server computed and the whole exchange took."""
+
+    actions: NDArray[np.float64]
+    infer_ms: float
+    total_ms: float
+
+
+class PolicyClient:
+    """One connection to a policy server. Of use to one thread.
+
+    Raises:
+        KibanError: if there is no server, it turns the token away, or serves a policy for another robot.
+    """
+
+    def __init__(self, address: str, embodiment: Embodiment | None = None, token: str | None = None) -> None:
+        self._address = address if address.startswith(("ws://", "wss://")) else f"ws://{address}"
+        self._open = ExitStack()
+        headers = {"Authorization": f"Api-Key {token}"} if token else None
+        try:
+            self._connection = self._open.enter_context(
+                connect(
+                    self._address,
+                    compression=None,
+                    max_size=None,
+                    additional_headers=headers,
+                    open_timeout=CONNECT_SECONDS,
+                )
+            )
+            self.metadata: dict[str, Any] = wire.unpack(self._received(CONNECT_SECONDS))
+        except InvalidStatus as error:
+            status = error.response.status_code
+            why = "it wants a token, or another one" if status == 401 else f"it answers {status}"
+            raise KibanError(f"{self._address}: the policy server does not let us in: {why}") from None
+        except (OSError, InvalidHandshake, SilenceError) as error:
+            raise KibanError(f"{self._address}: there is no policy server ({error})") from None
+        self._numbers = itertools.count(1)
+        if embodiment is not None:
+            self._check(embodiment)
+
+    def _check(self, embodiment: Embodiment) -> None:
+        ours = {"state": list(embodiment.state_names), "action": list(embodiment.action.names)}
+        for what, names in ours.items():
+            if self.metadata.get(what) != names:
+                self.close()
+                raise KibanError(
+                    f"{self._address}: serves a policy for '{self.metadata.get('embodiment')}', whose {what} is not "
+                    f"that of '{embodiment.name}'; serve one that was trained on this robot"
+                )
+
+    def infer(
+        self,
+        observation: Mapping[str, Any],
+        instruction: str,
+        deadline_ms: float | None = None,
+        seed: int | None = None,
+    ) -> Answer:
+        """Asks for a chunk of actions. `observation`: an image a camera, and `state`, as the metadata say.
+
+        `deadline_ms`: the server computes nothing if its turn comes later, and the answer is waited for that long.
+
+        Raises:
+            AnswerError: if the server says why there are no actions.
+            SilenceError: if it says nothing in time. The answer may still come; the next call passes over it.
+        """
+        number = next(self._numbers)
+        request = {**observation, "prompt": instruction, "request_id": number}
+        request |= {} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        request |= {} if seed is None else {"seed": seed}
+        began = time.monotonic()
+        until = began + (deadline_ms or PATIENCE_MS) / 1e3
+        try:
+            self._connection.send(wire.pack(request))
+        except ConnectionClosed as error:
+            raise SilenceError(f"{self._address}: the connection is closed ({error})") from None
+        while True:
+            message = self._received(until - time.monotonic())
+            if isinstance(message, str):
+                code, _, line = message.partition(": ")
+                raise AnswerError(code, line)
+            answer = wire.unpack(message)
+            if not isinstance(answer, dict) or answer.get("request_id") != number:
+                continue  # what an earlier call gave up on
+            if "error" in answer:
+                raise AnswerError(answer["code"], answer["error"])
+            actions = np.array(answer["actions"], dtype=np.float64)
+            total_ms = 1e3 * (time.monotonic() - began)
+            return Answer(actions, float(answer["server_timing"]["infer_ms"]), total_ms)
+
+    def _received(self, seconds: float) -> Any:
+        try:
+            return self._connection.recv(timeout=max(seconds, 0.0))
+        except TimeoutError:
+            raise SilenceError(f"{self._address}: no answer in time") from None
+        except ConnectionClosed as error:
+            raise SilenceError(f"{self._address}: the connection is closed ({error})") from None
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> "PolicyClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
