@@ -45,10 +45,10 @@ class Found:
 
 
 def default_batch(shape: Shape, gpus: int, sequence_length: int) -> int:
-    """Sequences a step: a number that many layouts divide."""
+    """Sequences a step: a number that many layouts and micro-batches divide."""
     tokens = min(BATCH_TOKENS, BATCH_TOKENS * (shape.hidden / BATCH_HIDDEN) ** 2)
     wanted = max(1.0, tokens / sequence_length)
-    unit = math.gcd(gpus, 2 ** max(0, int(math.log2(wanted)) - 1))
+    unit = math.gcd(MICRO_BATCHES[-1] * gpus, 2 ** max(0, int(math.log2(wanted)) - 1))
     return max(1, round(wanted / unit)) * unit
 
 
