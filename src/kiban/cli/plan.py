@@ -169,7 +169,7 @@ def search(
             ),
             layout=best.candidate.layout,
             gpu=asked.card,
-            model=_config(preset),
+            model=config_of(preset),
         )
         write_plan(write, chosen)
     front = {one.gpus for one in quoting.pareto(quotes)}
@@ -269,7 +269,7 @@ def asked_for(
     from kiban.planning.running import prices
     from kiban.planning.shape import shape_of
 
-    config, card, costs = _config(preset, vocabulary), gpu_of(gpu, hardware), prices(price_file)
+    config, card, costs = config_of(preset, vocabulary), gpu_of(gpu, hardware), prices(price_file)
     if precision is not None and (precision not in PEAK or card.peak(precision) is None):
         raise KibanError(f"--precision {precision}: {card.name} has none; it has {', '.join(_has(card))}")
     price = jpy_per_gpu_hour or costs.jpy_per_gpu_hour.get(gpu.lower())
@@ -289,14 +289,14 @@ def tokens_of(text: str) -> int:
         raise KibanError(f"--tokens {text}: {error}") from None
 
 
-def _config(preset: str, vocabulary: int | None = None) -> Any:
+def config_of(preset: str, vocabulary: int | None = None) -> Any:
     from kiban.model.hf_config import read_config
-    from kiban.model.presets import preset as config_of
+    from kiban.model.presets import preset as of_preset
 
     path = Path(preset)
     if path.is_file():
         path = path.parent
-    return read_config(path) if path.is_dir() else config_of(preset, vocabulary)
+    return read_config(path) if path.is_dir() else of_preset(preset, vocabulary)
 
 
 def _has(card: Any) -> list[str]:

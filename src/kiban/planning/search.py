@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kiban.model.communication import WEIGHT_BYTES
 from kiban.planning.hardware import GPU
 from kiban.planning.layout import RECOMPUTE, Layout, divisors
 from kiban.planning.memory import USABLE, memory
 from kiban.planning.shape import Shape
 from kiban.planning.step_time import Constants, Situation, constants, parts, rates, stacked
-from kiban.planning.work import WEIGHT_BYTES, work_of
+from kiban.planning.work import work_of
 
 MOST_TENSOR = 8
 MOST_PIPELINE = 64
