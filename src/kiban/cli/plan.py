@@ -189,7 +189,7 @@ def search(
         from kiban.artifacts.files import write_atomic
         from kiban.console.pareto import time_against_money
 
-        title = f"{preset}: {asked.tokens:.3g} tokens on {asked.card.name}"
+        title = f"{preset}: {tokens} tokens on {asked.card.name}, by number of GPUs"
         write_atomic(picture, time_against_money(title, points, budget_jpy, deadline))
     if as_json:
         words = {"gpu": asked.card.name, "gpus": gpus, "batch": sequences, "sequence_length": asked.length}
