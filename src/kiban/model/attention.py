@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kiban.model.causal import causal_attention
 from kiban.model.config import ModelConfig
-from kiban.model.layers import Linear, RMSNorm
+from kiban.model.layers import Linear, RMSNorm, wide
 from kiban.model.rope import rotate, softmax_scale
 
 ROWS = 256  # of the logits that `max_logit_H` looks at together
@@ -108,7 +108,8 @@ class Attention(nn.Module):
             rows = q_BHLK[:, :, start : start + ROWS]
             logits = rows @ k_BHSK[:, :, : past + start + rows.shape[2]].transpose(-2, -1)
             later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(past + start + 1)
-            most_H = logits.masked_fill_(later, -torch.inf).amax((0, 2, 3)).float() * self.scale
+            most_H = logits.masked_fill_(later, -torch.inf).amax((0, 2, 3))
+            most_H = wide(most_H) * self.scale
             self.watch(most_H)
 
     def watch(self, most_H: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kiban.model.config import ModelConfig
 from kiban.model.grouped import grouped_linear
-from kiban.model.layers import Linear
+from kiban.model.layers import Linear, wide
 
 # Rows of an expert are filled up with zeros to a multiple of this. In bfloat16 a CPU's matrix library makes code anew
 # for every size that it meets, which costs more than the product; a GPU's grouped product wants 16 bytes.
@@ -46,7 +46,7 @@ class Router(nn.Module):
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [T, K] float32, chosen experts [T, K], and all scores [T, E]."""
         c = self.config
-        score_TE = F.linear(x_TD.float(), self.weight.float()).sigmoid()
+        score_TE = F.linear(wide(x_TD), wide(self.weight)).sigmoid()
         with torch.no_grad():
             choice_TE = score_TE + self.e_score_correction_bias
             if c.n_group > 1:  # only the groups with the largest sums of their two best experts are eligible
@@ -131,7 +131,7 @@ class MoE(nn.Module):
             by_row = [x.view(*x_BLD.shape[:2], -1) for x in (score_TE, chosen_TK)]
             self.balance = balance_loss(by_row[0], by_row[1], self.over_sequence)
         rows = dispatch(chosen_TK, counts_E, ALIGNMENT.get(x_TD.dtype, 1))
-        weight_P = torch.zeros_like(rows.token_P, dtype=torch.float32).index_copy(
+        weight_P = torch.zeros_like(rows.token_P, dtype=weight_TK.dtype).index_copy(
             0, rows.place_X, weight_TK.flatten()[rows.order_X]
         )
         padded = F.pad(x_TD, (0, 0, 0, 1))  # row T, which fills the groups up, is zero
