@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from kiban.artifacts.errors import KibanError
 from kiban.model.config import ModelConfig
+from kiban.model.layers import wide
 from kiban.model.transformer import Sample, Transformer, total_loss
 from kiban.training.context_parallel import Context
 from kiban.training.pipeline_schedule import Action, ScheduleName, Table, schedule
@@ -119,6 +120,22 @@ class Pipeline:
         self._sum_copies()
         return step.stats()
 
+    def clip_grad_norm(self, most: float) -> Tensor:
+        """Scales the gradients so that their norm over all stages is at most `most`; gives what it was."""
+        counted = [
+            parameter.grad
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not (self._copied and self.rank > 0 and name.startswith("embed_tokens"))
+        ]
+        norm = torch.nn.utils.get_total_norm(counted)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.ranks > 1:
+            square = norm.square()
+            dist.all_reduce(square, group=self.group)
+            norm = square.sqrt()
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), most, norm)
+        return norm
+
     def _sum_copies(self) -> None:
         """Of the embedding's gradient on the first stage and the last."""
         if self._copied:
@@ -162,8 +179,9 @@ class _Step:
         p, config = self.pipeline, self.pipeline.model.config
         names = ["loss"] + ["mtp_loss"] * config.num_nextn_predict_layers
         names += ["balance_loss"] * (self.balance_weight > 0 and p.num_moe > 0)
-        some = self.samples[0].tokens_BL
-        found = {name: self.sums.get(name, torch.zeros((), device=some.device)) for name in names}
+        dtype = wide(self._buffer(0)).dtype
+        device = self.samples[0].tokens_BL.device
+        found = {name: self.sums.get(name, torch.zeros((), dtype=dtype, device=device)) for name in names}
         if "balance_loss" in found:
             found["balance_loss"] = found["balance_loss"] / p.num_moe
         return found

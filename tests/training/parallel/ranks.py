@@ -4,7 +4,7 @@ import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -27,8 +27,9 @@ def on_ranks(number: int, work: Callable[..., Any], *arguments: Any) -> list[Any
             for process in processes:
                 process.start()
             found = []
-            for receiver, _ in ends:
-                assert receiver.poll(TIMEOUT), "a rank does not answer"
+            for rank, (receiver, _) in enumerate(ends):
+                ready = wait([receiver, *(process.sentinel for process in processes[rank:])], TIMEOUT)
+                assert receiver in ready or receiver.poll(5), "a rank died, or does not answer"
                 error, value = receiver.recv()
                 assert not error, error
                 found.append(value)
