@@ -122,10 +122,10 @@ class Attention(nn.Module):
         stays: the rotary query takes both halves. Gives the largest logits, [H], and starts to watch anew."""
         assert self.max_logit_H is not None, "set `watched` before the forward pass"
         most_H, self.max_logit_H = self.max_logit_H, None
-        scale_H11 = (most / most_H.clamp(min=most))[:, None, None]
+        scale_H1 = (most / most_H.clamp(min=most))[:, None]
+        nope_HN = scale_H1.sqrt().expand(-1, self.nope)
+        rope_HR, value_HV = scale_H1.expand(-1, self.rope), torch.ones_like(scale_H1).expand(-1, self.value)
         query = self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
-        q_HKI = query.weight.view(self.num_heads, self.nope + self.rope, -1)
-        q_HKI[:, : self.nope].mul_(scale_H11.sqrt())
-        q_HKI[:, self.nope :].mul_(scale_H11)
-        self.kv_b_proj.weight.view(self.num_heads, self.nope + self.value, -1)[:, : self.nope].mul_(scale_H11.sqrt())
+        query.weight.mul_(torch.cat([nope_HN, rope_HR], 1).flatten()[:, None])
+        self.kv_b_proj.weight.mul_(torch.cat([nope_HN, value_HV], 1).flatten()[:, None])
         return most_H

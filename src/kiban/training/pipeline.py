@@ -11,13 +11,14 @@ B rows of a micro-batch, L length, D hidden.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from kiban.artifacts.errors import KibanError
@@ -100,6 +101,7 @@ class Pipeline:
         self.messages = _Messages(group, len(self.stages)) if group is not None and self.ranks > 1 else None
         self._copies = _pair(group, 0, self.ranks - 1) if group is not None and self._copied else None
         context.attach(model)
+        register_fsdp_forward_method(model, "part")  # does nothing where FSDP has no part in it
 
     @property
     def own_stages(self) -> list[Stage]:
@@ -116,7 +118,8 @@ class Pipeline:
         shares = [share * len(part) / len(tokens_BX) for part in parts]
         table = schedule(self.name, self.ranks, self.virtual, len(parts))
         step = _Step(self, table, samples, shares, balance_weight)
-        step.run()
+        with _reduced_once(self.model):
+            step.run()
         self._sum_copies()
         return step.stats()
 
@@ -291,6 +294,26 @@ class _Messages:
         for work, _ in self._sent:
             work.wait()
         assert not self._coming
+
+
+@contextmanager
+def _reduced_once(model: Transformer) -> Iterator[None]:
+    """Where FSDP holds the model: gradients are summed over its ranks at the end, not after each micro-batch, and with
+    those that were taken later."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+
+    def set_last(last: bool) -> None:
+        model.set_is_last_backward(last)
+        model.set_reshard_after_backward(last)
+        model.set_requires_gradient_sync(last)
+
+    set_last(False)
+    yield
+    set_last(True)
+    # What autograd would call at the end of a backward pass; torch.distributed.pipelining does the same.
+    model._get_fsdp_state()._root_post_backward_final_callback()
 
 
 def _pair(group: dist.ProcessGroup, one: int, other: int) -> dist.ProcessGroup | None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.special import BOS
 from kiban.training.optimiser import optimisers
 from tests.training import tiny
-
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +62,12 @@ class Trace:
         return Trace(self.steps, self.gradients | other.gradients, self.weights | other.weights)
 
 
+def whole(tensor: Tensor) -> Array:
+    """Of all the ranks that have a part of it."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().clone().numpy()
+
+
 def alone(case: Case) -> Trace:
     def backward(model: Transformer, tokens_BX: Tensor) -> dict[str, float]:
         document_BL = (tokens_BX[:, :-1] == BOS).cumsum(1) if case.mask_documents else None
@@ -89,7 +95,7 @@ def trained(
         model.zero_grad()
         stats = backward(model, case.tokens(step))
         if step == 0:
-            trace.gradients = {n: p.grad.clone().numpy() for n, p in model.named_parameters() if p.grad is not None}
+            trace.gradients = {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
         stats["grad_norm"] = clip(model)
         for stepper in steppers:
             stepper.step()
@@ -97,12 +103,12 @@ def trained(
         stats["max_logit"] = model.clip_logits(case.qk_clip)
         model.update_routing_bias(0.01)
         trace.steps.append(stats)
-    trace.weights = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+    trace.weights = {name: whole(value) for name, value in model.state_dict().items()}
     return trace
 
 
 def assert_alike(found: Trace, expected: Trace, case: Case) -> None:
-    """Relative to the largest number of a tensor: 1e-5 in float64 throughout; in float32 1e-5 for the first step, and 1e-3
+    """Relative to the largest number of a tensor: 1e-5 in float64 throughout; in float32 1e-5 for the first step, 1e-3
     after the last."""
     exact = case.dtype == torch.float64
     last = 1e-5 if exact else 1e-3
