@@ -5,6 +5,10 @@ for the part that it has (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69:11
 Perform. Comput. Appl. 19:49, 2005).
 """
 
+from dataclasses import dataclass
+
+from kiban.model.config import ModelConfig
+
 WEIGHT_BYTES = 2  # weights travel in bf16, activations too
 GRADIENT_BYTES = 4  # and are summed in float32
 
@@ -81,6 +85,76 @@ def context_ring(tokens: float, keys: int, ranks: int) -> float:
 
 
 def pipeline(tokens: float, hidden: int, chunks: int) -> float:
-    """Of a micro-batch on a middle stage with `chunks` chunks: the activations to the next, and their gradients to the
-    one before (arXiv 2104.04473, section 2.2)."""
-    return 2 * chunks * tokens * hidden * WEIGHT_BYTES
+    """Of a micro-batch on a middle stage with `chunks` chunks: a message each way for each."""
+    return 2 * chunks * pipeline_message(tokens, hidden)
+
+
+# A step of our own code
+
+
+@dataclass(frozen=True)
+class Held:
+    """What of the model a rank's pipeline stage holds: `first` the embedding, `last` norm, head and MTP."""
+
+    dense_layers: int
+    moe_layers: int
+    first: bool = True
+    last: bool = True
+
+    def blocks(self, config: ModelConfig) -> int:
+        """Parameters of the layers, MTP among them: each layer is gathered when it is needed."""
+        mtp = config.num_nextn_predict_layers * config.mtp_parameters if self.last else 0
+        dense, moe = (config.block_parameters(moe=kind) for kind in (False, True))
+        return self.dense_layers * dense + self.moe_layers * moe + mtp
+
+    def rest(self, config: ModelConfig) -> int:
+        """Of the embedding, the last norm and the head: gathered once a step."""
+        table = config.vocab_size * config.hidden_size
+        copied = self.last and config.num_nextn_predict_layers > 0  # MTP has a copy of the embedding
+        return table * (self.first or copied) + (table + config.hidden_size) * self.last
+
+
+def step(
+    config: ModelConfig,
+    held: Held,
+    *,
+    micro_batches: int,
+    micro_rows: int,
+    length: int,
+    shard: int = 1,
+    replica: int = 1,
+    context: int = 1,
+    pipeline: int = 1,
+) -> dict[tuple[str, str], float]:
+    """By collective and axis: what a rank of our own code sends in a step. `shard` ranks, of which `context` share each
+    sequence, hold a part of every weight; `replica` such groups.
+
+    A layer's weights are gathered for each forward pass but those that follow a backward pass, from which they stay,
+    and for each backward pass that follows a forward pass: in 1F1B once more than there are micro-batches. Gradients
+    are reduced once a step.
+    """
+    blocks, rest = held.blocks(config), held.rest(config)
+    tokens = micro_rows * length / context
+    sent: dict[tuple[str, str], float] = {}
+    if shard > 1:
+        sent["all_gather", "shard"] = all_gather(WEIGHT_BYTES * ((micro_batches + 1) * blocks + rest), shard)
+        sent["reduce_scatter", "shard"] = reduce_scatter(GRADIENT_BYTES * (blocks + rest), shard)
+    if replica > 1:
+        sent["all_reduce", "replica"] = replicas(blocks + rest, shard, replica)
+    if context > 1:
+        layers = held.dense_layers + held.moe_layers + (config.num_nextn_predict_layers if held.last else 0)
+        latents = layers * context_latents(tokens, config.kv_lora_rank + config.qk_rope_head_dim, context)
+        for op in ("all_gather", "reduce_scatter"):
+            sent[op, "context"] = micro_batches * latents / 2
+    if pipeline > 1:
+        neighbours = (not held.first) + (not held.last)
+        sent["send", "pipeline"] = micro_batches * neighbours * pipeline_message(tokens, config.hidden_size)
+        if config.num_nextn_predict_layers and (held.first or held.last):  # the two copies of the embedding
+            copy = GRADIENT_BYTES * config.vocab_size * config.hidden_size / shard
+            sent["all_reduce", "pipeline"] = all_reduce(copy, 2)
+    return sent
+
+
+def pipeline_message(tokens: float, hidden: int) -> float:
+    """Activations to the next stage, or their gradients to the one before (arXiv 2104.04473, section 2.2)."""
+    return tokens * hidden * WEIGHT_BYTES

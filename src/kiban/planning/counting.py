@@ -66,6 +66,7 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.phase = "other"
+        self._aside = False
         self.flops = 0
         self.collectives: list[Collective] = []
         self._held: dict[int, tuple[int, str]] = {}  # by number of a storage: bytes, kind
@@ -78,20 +79,32 @@ class Counter(TorchDispatchMode):
 
     @contextmanager
     def counting(self) -> Iterator["Counter"]:
-        """Storages that are resized, as FSDP2 does with gathered weights, count as what they are then."""
-        resize = torch.UntypedStorage.resize_
+        """Storages that are resized, as FSDP2 does with gathered weights, count as what they are then. What DTensor
+        tries out on stand-ins of whole tensors, to learn shapes, does not count."""
+        from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+        resize, learn = torch.UntypedStorage.resize_, ShardingPropagator._propagate_tensor_meta_non_cached
 
         def counted(storage: Any, size: int) -> Any:
             done = resize(storage, size)
             self._take(storage, self.phase)
             return done
 
+        def aside(*args: Any) -> Any:
+            was, self._aside = self._aside, True
+            try:
+                return learn(*args)
+            finally:
+                self._aside = was
+
+        ShardingPropagator._propagate_tensor_meta_non_cached = aside  # type: ignore[assignment,method-assign]
         torch.UntypedStorage.resize_ = counted  # type: ignore[assignment,method-assign]
         try:
             with self:
                 yield self
         finally:
             torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+            ShardingPropagator._propagate_tensor_meta_non_cached = learn  # type: ignore[method-assign]
 
     def __torch_dispatch__(
         self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -100,7 +113,11 @@ class Counter(TorchDispatchMode):
 
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes again, with this rank's part
+        if func._overloadpacket is torch.ops.aten._fused_adamw_:
+            return None  # in place; PyTorch's stand-in for fake tensors makes copies that the kernel does not make
         out = func(*args, **(kwargs or {}))
+        if self._aside:
+            return out
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=out))

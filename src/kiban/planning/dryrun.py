@@ -53,24 +53,28 @@ def dryrun(config: ModelConfig, layout: Layout, rank: int, length: int) -> DryRu
         raise KibanError(f"this layout is impossible: {wrong}")
     if not 0 <= rank < layout.gpus:
         raise KibanError(f"--rank {rank}: there are ranks 0 to {layout.gpus - 1}")
-    if layout.gpus > 1 or layout.recompute != "none":
-        what = f"{layout.gpus} ranks" if layout.gpus > 1 else f'recompute = "{layout.recompute}"'
-        raise KibanError(f"{what}: the training code takes a model on one rank and keeps all activations")
+    for name in ("tensor", "expert", "expert_tensor"):
+        if getattr(layout, name) > 1:
+            raise KibanError(f"{name} = {getattr(layout, name)}: the training code cannot do that")
+    if layout.recompute != "none":
+        raise KibanError(f'recompute = "{layout.recompute}": the training code keeps all activations')
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from kiban.planning.counting import Counter
 
     start = time.perf_counter()
     counter = Counter()
-    with _fake_ranks(rank, layout.gpus), FakeTensorMode(), _kernels_of_a_gpu(counter):
-        step = _Step(config, layout, length)
-        counter.axis_of = step.axis_of
-        with counter.counting():
-            counter.mark(step.weights(), "weights")
-            for _ in range(2):  # only from the second step on there is the optimiser's state beside all else
-                counter.collectives.clear()
-                counter.flops = 0
-                step.run(counter)
+    with _fake_ranks(rank, layout.gpus), _kernels_of_a_gpu(counter):
+        meshes = _Meshes(layout)  # whose tables are no fake tensors
+        counter.axis_of = meshes.axis_of
+        with FakeTensorMode():
+            step = _Step(config, layout, length, meshes)
+            with counter.counting():
+                counter.mark(step.weights(), "weights")
+                for _ in range(2):  # only from the second step on there is the optimiser's state beside all else
+                    counter.collectives.clear()
+                    counter.flops = 0
+                    step.run(counter)
     parameters = config.parameters()
     memory = {kind: counter.peak.get(kind, 0) for kind in KINDS}
     sums = defaultdict[tuple[str, str, int], list[int]](list)
@@ -86,23 +90,62 @@ def dryrun(config: ModelConfig, layout: Layout, rank: int, length: int) -> DryRu
     )
 
 
+class _Meshes:
+    """Ranks by axis: those of a pipeline farthest apart, those of a context next to each other."""
+
+    def __init__(self, layout: Layout) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        within = min(layout.shard_ranks or layout.data, layout.data)
+        sizes = {"pipeline": layout.pipeline, "replica": layout.data // within, "data": within}
+        sizes["context"] = layout.context
+        self.mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self.shard = self.mesh["data", "context"]._flatten("shard")
+        self.sharded = self.mesh["replica", "shard"] if sizes["replica"] > 1 else self.shard
+        self._axes = {_ranks_of(self.mesh.get_group(name)): name for name, size in sizes.items() if size > 1}
+        self._axes[_ranks_of(self.shard.get_group())] = "shard" if layout.context == 1 or within > 1 else "context"
+
+    def axis_of(self, ranks: tuple[int, ...]) -> str:
+        return self._axes.get(ranks, "pipeline")  # whose links are pairs of ranks
+
+
+def _ranks_of(group: Any) -> tuple[int, ...]:
+    import torch.distributed as dist
+
+    return tuple(dist.get_process_group_ranks(group))
+
+
 class _Step:
     """The model of one rank and a step of it."""
 
-    def __init__(self, config: ModelConfig, layout: Layout, length: int) -> None:
+    def __init__(self, config: ModelConfig, layout: Layout, length: int, meshes: _Meshes) -> None:
         import torch
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         from kiban.model.transformer import Transformer
+        from kiban.training.context_parallel import Context
         from kiban.training.optimiser import optimisers
+        from kiban.training.pipeline import Pipeline, keep, stages_of
 
-        self.layout, self.length, self.config = layout, length, config
+        self.layout, self.length = layout, length
+        mesh = meshes.mesh
+        group = mesh.get_group("pipeline") if layout.pipeline > 1 else None
         self.model = Transformer(config)
         self.model.dtype = torch.bfloat16
         self.model.train()
+        stages = stages_of(config, layout.pipeline * layout.virtual)
+        keep(self.model, stages[mesh.get_local_rank("pipeline") :: layout.pipeline])
+        if layout.data * layout.context > 1:
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
+            for block in [*self.model.layers, self.model.mtp]:
+                if block is not None:
+                    fully_shard(block, mesh=meshes.sharded, mp_policy=policy)
+            fully_shard(self.model, mesh=meshes.sharded, mp_policy=policy)
+        context = Context(length, mesh.get_group("context") if layout.context > 1 else None)
+        self.pipeline = Pipeline(self.model, context, group, virtual=layout.virtual)
         self.optimisers = optimisers(self.model, "adamw", 1e-4, 0.1)
-
-    def axis_of(self, ranks: tuple[int, ...]) -> str:
-        return "data" if len(ranks) > 1 else "none"
 
     def weights(self) -> list[Any]:
         return [*self.model.parameters(), *self.model.buffers()]
@@ -111,14 +154,11 @@ class _Step:
         import torch
 
         x = self.layout
+        rows = x.micro_batches * x.micro_batch
         counter.phase = "activations"
-        for _ in range(x.micro_batches):
-            tokens = torch.zeros(x.micro_batch, self.length + 1, dtype=torch.int64)
-            loss, _ = self.model.loss(tokens[:, :-1], tokens[:, 1:])
-            (loss / x.micro_batches).backward()
-            del loss
-            counter.mark((weight.grad for weight in self.model.parameters()), "gradients")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.pipeline.backward(torch.zeros(rows, self.length + 1, dtype=torch.int64), x.micro_batch, 1 / x.data, 0.0)
+        counter.mark((weight.grad for weight in self.model.parameters()), "gradients")
+        self.pipeline.clip_grad_norm(1.0)
         counter.phase = "optimiser"
         for optimiser in self.optimisers:
             optimiser.step()
