@@ -68,44 +68,42 @@ def stages_of(config: ModelConfig, number: int, layers: tuple[int, ...] | None =
     ]
 
 
-def keep(model: Transformer, stages: list[Stage]) -> None:
-    """Takes from the model what is in none of the stages. What an MTP layer needs of the embedding stays."""
-    if not any(stage.last for stage in stages):
+def cut(model: Transformer, stages: list[Stage], rank: int, ranks: int) -> None:
+    """Takes from the model what is in none of the rank's stages, which are every `ranks`-th. What an MTP layer needs of
+    the embedding stays."""
+    own = stages[rank::ranks]
+    if not any(stage.last for stage in own):
         model.norm = model.lm_head = model.mtp = None  # type: ignore[assignment]
-    if model.mtp is None and not any(stage.first for stage in stages):
+    if model.mtp is None and not any(stage.first for stage in own):
         model.embed_tokens = None  # type: ignore[assignment]
-    kept = {layer for stage in stages for layer in stage.layers}
+    kept = {layer for stage in own for layer in stage.layers}
     for layer in set(range(len(model.layers))) - kept:
         model.layers[layer] = None  # type: ignore[assignment]
 
 
 class Pipeline:
-    """Micro-batches through the stages of all ranks of `group`; of one rank if there is none. `model` is what `keep`
-    left. Collective: all ranks make theirs together."""
+    """Micro-batches through `stages`, which are dealt out to the ranks of `group`, one after another and round again;
+    all of them are here if there is no group. `model` is what `cut` left, sharded or not. All ranks make theirs
+    together."""
 
     def __init__(
         self,
         model: Transformer,
         context: Context,
+        stages: list[Stage] | None = None,
         group: dist.ProcessGroup | None = None,
         name: ScheduleName = "1f1b",
-        virtual: int = 1,
-        layers: tuple[int, ...] | None = None,
     ) -> None:
-        self.model, self.context, self.group, self.name, self.virtual = model, context, group, name, virtual
+        self.model, self.context, self.group, self.name = model, context, group, name
+        self.stages = stages if stages is not None else stages_of(model.config, 1)
         self.rank, self.ranks = (group.rank(), group.size()) if group is not None else (0, 1)
-        self.stages = stages_of(model.config, self.ranks * virtual, layers)
+        assert len(self.stages) % self.ranks == 0
         mtp = model.config.num_nextn_predict_layers
         self.num_moe = model.config.num_hidden_layers - model.config.first_k_dense_replace + mtp
         self._copied = self.ranks > 1 and mtp > 0 and self.rank in (0, self.ranks - 1)
         self.messages = _Messages(group, len(self.stages)) if group is not None and self.ranks > 1 else None
-        self._copies = _pair(group, 0, self.ranks - 1) if group is not None and self._copied else None
         context.attach(model)
         register_fsdp_forward_method(model, "part")  # does nothing where FSDP has no part in it
-
-    @property
-    def own_stages(self) -> list[Stage]:
-        return self.stages[self.rank :: self.ranks]
 
     def backward(
         self, tokens_BX: Tensor, micro_rows: int, share: float, balance_weight: float, mask_documents: bool = False
@@ -116,7 +114,7 @@ class Pipeline:
         parts = tokens_BX.split(micro_rows)
         samples = [self.context.sample(part, mask_documents) for part in parts]
         shares = [share * len(part) / len(tokens_BX) for part in parts]
-        table = schedule(self.name, self.ranks, self.virtual, len(parts))
+        table = schedule(self.name, self.ranks, len(self.stages) // self.ranks, len(parts))
         step = _Step(self, table, samples, shares, balance_weight)
         with _reduced_once(self.model):
             step.run()
@@ -141,10 +139,16 @@ class Pipeline:
 
     def _sum_copies(self) -> None:
         """Of the embedding's gradient on the first stage and the last."""
-        if self._copied:
-            gradient = self.model.embed_tokens.weight.grad
-            assert gradient is not None
-            dist.all_reduce(gradient.to_local() if isinstance(gradient, DTensor) else gradient, group=self._copies)
+        if not self._copied or self.group is None:
+            return
+        gradient = self.model.embed_tokens.weight.grad
+        assert gradient is not None
+        ours = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        other, theirs = dist.get_global_rank(self.group, self.ranks - 1 - self.rank), torch.empty_like(ours)
+        swap = [dist.P2POp(dist.isend, ours.clone(), other), dist.P2POp(dist.irecv, theirs, other)]
+        for work in dist.batch_isend_irecv(swap):
+            work.wait()
+        ours += theirs
 
 
 class _Step:
@@ -234,20 +238,20 @@ Link = tuple[Literal["hidden", "gradient"], int]  # what, and from whom
 class _Messages:
     """Between neighbouring stages: hidden states forward, their gradients backward.
 
-    Each kind and sender has a group of its own, and what is sent on it is received in the order in which the sender's
-    table has it, so that no two messages wait for each other, whatever orders them on the device.
+    Two ranks have a channel for each kind and direction, and what is sent on it is received in the order in which the
+    sender's table has it, so that no two messages wait for each other, whatever orders them on the device.
     """
 
     def __init__(self, group: dist.ProcessGroup, stages: int) -> None:
         self._rank, self._ranks, self._stages = group.rank(), group.size(), stages
         self._place = [dist.get_global_rank(group, rank) for rank in range(group.size())]
-        self._links: dict[Link, dist.ProcessGroup | None] = {}
-        for sender in range(self._ranks):
-            ahead, back = (sender + 1) % self._ranks, (sender - 1) % self._ranks
-            if sender + 1 < self._ranks or stages > self._ranks:
-                self._links["hidden", sender] = _pair(group, sender, ahead)
-            if sender > 0 or stages > self._ranks:
-                self._links["gradient", sender] = _pair(group, sender, back)
+        # Of one group, a device orders all messages between two ranks; between two ranks alone, both directions.
+        kinds = ["hidden", "gradient"] if self._ranks > 2 else ["hidden 0", "hidden 1", "gradient 0", "gradient 1"]
+        self._groups = {kind: dist.new_group(self._place, use_local_synchronization=True) for kind in kinds}
+
+    def _group(self, link: Link) -> dist.ProcessGroup:
+        kind, sender = link
+        return self._groups[kind if self._ranks > 2 else f"{kind} {sender}"]
 
     def begin(self, table: Table, buffer: Callable[[int], Tensor]) -> None:
         """A step. `buffer` makes room for what comes of a micro-batch."""
@@ -270,7 +274,7 @@ class _Messages:
         while action not in self._coming:
             due = next(self._due[link])
             buffer = self._buffer(due.micro)
-            work = dist.irecv(buffer, self._place[sender], self._links[link])
+            work = dist.irecv(buffer, self._place[sender], self._group(link))
             assert work is not None
             self._coming[due] = (work, buffer)
 
@@ -286,7 +290,7 @@ class _Messages:
         link: Link = ("hidden" if forward else "gradient", self._rank)
         x = x.contiguous()
         receiver = (action.stage + (1 if forward else -1)) % self._ranks
-        work = dist.isend(x, self._place[receiver], self._links[link])
+        work = dist.isend(x, self._place[receiver], self._group(link))
         assert work is not None
         self._sent = [(old, kept) for old, kept in self._sent if not old.is_completed()] + [(work, x)]
 
@@ -314,11 +318,3 @@ def _reduced_once(model: Transformer) -> Iterator[None]:
     set_last(True)
     # What autograd would call at the end of a backward pass; torch.distributed.pipelining does the same.
     model._get_fsdp_state()._root_post_backward_final_callback()
-
-
-def _pair(group: dist.ProcessGroup, one: int, other: int) -> dist.ProcessGroup | None:
-    """A group of two ranks of `group`; None on the others."""
-    ranks = [dist.get_global_rank(group, rank) for rank in (one, other)]
-    if group.rank() not in (one, other):
-        return None
-    return dist.new_group(ranks, use_local_synchronization=True)
