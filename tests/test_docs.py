@@ -37,8 +37,9 @@ PAGES = [
 
 # Not run here but by whoever runs these tests: .ci/run calls `make check`, `make test` and `make test-slow`, and
 # test_demo.py runs `make demo`. pre-commit's own installer writes into .git, the planner's fit into benchmarks/results;
-# tests/planning fits.
+# tests/planning fits, and climbs a ladder.
 ELSEWHERE = {
+    *("kiban ladder recipes/ladder", "kiban forecast recipes/ladder --preset tiny --gpu h100 --gpus 8"),
     *("make demo", "make check", "make test", "make test-slow", "pre-commit install"),
     "python benchmarks/planning.py $KIBAN_DATA/published_runs.json --only-report",
 }
