@@ -16,6 +16,7 @@ from kiban.cli.doctor import doctor
 from kiban.cli.eval import app as eval_app
 from kiban.cli.export import export
 from kiban.cli.init import init
+from kiban.cli.launch import launch
 from kiban.cli.plan import app as plan_app
 from kiban.cli.robot import app as robot_app
 from kiban.cli.run import report, run, status
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 
 
-for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat, doctor):
+for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat, doctor, launch):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(plan_app, name="plan")
