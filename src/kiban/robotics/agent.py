@@ -1,5 +1,6 @@
 """A trained policy at work: loaded whole or refused, asked for actions, a chunk at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.language import Reader
-from kiban.robotics.normaliser import Normalisers
+from kiban.robotics.normaliser import Normaliser, Normalisers
 from kiban.robotics.policy import Policy, PolicyConfig
 
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
@@ -102,6 +104,22 @@ class Agent:
     @torch.inference_mode()
     def chunk(self, observation: dict[str, Any]) -> NDArray[np.float64]:
         """All actions [K, A] that the policy sees ahead, in the embodiment's units."""
+        tokens, noise = self._condition(observation)
+        actions = self.policy.sample(tokens, noise, self.description.euler_steps)
+        return self.action_normaliser.undo(actions)[0].double().numpy()
+
+    @torch.no_grad()
+    def denoiser(self, observation: dict[str, Any]) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        """For whoever samples in another way: (x_t [1, K, A], t [1]) -> the normalised actions that x_t came from, with
+        the observation given; and noise [1, K, A] to begin with. Gradients by x_t can be had."""
+        tokens, noise = self._condition(observation)
+        return (lambda noisy, time: self.policy.estimate(noisy, time, tokens)), noise
+
+    @property
+    def action_normaliser(self) -> Normaliser:
+        return self.description.normalisers.action
+
+    def _condition(self, observation: dict[str, Any]) -> tuple[Tensor, Tensor]:
         network, normalisers = self.description.network, self.description.normalisers
         images = {
             name: normaliser.apply_to_pixels(torch.from_numpy(observation[name])[None])
@@ -109,6 +127,4 @@ class Agent:
         }
         state = normalisers.state.apply(torch.from_numpy(observation["state"])[None])
         tokens = self.policy.condition(images, state, self._text_BTF, self._present_BT)
-        noise = torch.randn(1, network.chunk, network.action, generator=self._generator)
-        actions = self.policy.sample(tokens, noise, self.description.euler_steps)
-        return normalisers.action.undo(actions)[0].double().numpy()
+        return tokens, torch.randn(1, network.chunk, network.action, generator=self._generator)
