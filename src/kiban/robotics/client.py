@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.protocol import State
 from websockets.sync.client import connect
 
 from kiban.artifacts.errors import KibanError
@@ -21,6 +22,7 @@ from kiban.robotics import wire
 from kiban.robotics.embodiment import Embodiment
 
 CONNECT_SECONDS = 10.0
+MOST_BYTES = 1 << 20  # of an answer
 PATIENCE_MS = 1000.0  # how long an answer is waited for without a deadline
 
 
@@ -54,15 +56,21 @@ class PolicyClient:
 
     def __init__(self, address: str, embodiment: Embodiment | None = None, token: str | None = None) -> None:
         self._address = address if address.startswith(("ws://", "wss://")) else f"ws://{address}"
+        self._embodiment = embodiment
+        self._headers = {"Authorization": f"Api-Key {token}"} if token else None
+        self._numbers = itertools.count(1)
         self._open = ExitStack()
-        headers = {"Authorization": f"Api-Key {token}"} if token else None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._open.close()
         try:
             self._connection = self._open.enter_context(
                 connect(
                     self._address,
                     compression=None,
-                    max_size=None,
-                    additional_headers=headers,
+                    max_size=MOST_BYTES,
+                    additional_headers=self._headers,
                     open_timeout=CONNECT_SECONDS,
                 )
             )
@@ -73,9 +81,8 @@ class PolicyClient:
             raise KibanError(f"{self._address}: the policy server does not let us in: {why}") from None
         except (OSError, InvalidHandshake, SilenceError) as error:
             raise KibanError(f"{self._address}: there is no policy server ({error})") from None
-        self._numbers = itertools.count(1)
-        if embodiment is not None:
-            self._check(embodiment)
+        if self._embodiment is not None:
+            self._check(self._embodiment)
 
     def _check(self, embodiment: Embodiment) -> None:
         ours = {"state": list(embodiment.state_names), "action": list(embodiment.action.names)}
@@ -100,8 +107,15 @@ class PolicyClient:
 
         Raises:
             AnswerError: if the server says why there are no actions.
-            SilenceError: if it says nothing in time. The answer may still come; the next call passes over it.
+            SilenceError: if it says nothing in time. The answer may still come; the next call passes over it. If the
+                connection is gone, the next call makes a new one.
+            WireError: if the answer is none.
         """
+        if self._connection.state is not State.OPEN:
+            try:
+                self._connect()
+            except KibanError as error:
+                raise SilenceError(str(error)) from None
         number = next(self._numbers)
         request = {**observation, "prompt": instruction, "request_id": number}
         request |= {} if deadline_ms is None else {"deadline_ms": deadline_ms}
@@ -121,10 +135,12 @@ class PolicyClient:
             if not isinstance(answer, dict) or answer.get("request_id") != number:
                 continue  # what an earlier call gave up on
             if "error" in answer:
-                raise AnswerError(answer["code"], answer["error"])
-            actions = np.array(answer["actions"], dtype=np.float64)
+                raise AnswerError(str(answer.get("code")), str(answer["error"]))
+            actions, timing = answer.get("actions"), answer.get("server_timing")
+            if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not isinstance(timing, dict):
+                raise wire.WireError(f"{self._address}: the answer has no actions [K, A], or no server_timing")
             total_ms = 1e3 * (time.monotonic() - began)
-            return Answer(actions, float(answer["server_timing"]["infer_ms"]), total_ms)
+            return Answer(actions.astype(np.float64), float(timing.get("infer_ms", 0.0)), total_ms)
 
     def _received(self, seconds: float) -> Any:
         try:
