@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kiban.artifacts.errors import KibanError
-from kiban.robotics.client import Answer, PolicyClient, SilenceError
+from kiban.robotics.client import Answer, PolicyClient, RemotePlanner, SilenceError
+from kiban.robotics.control import ControlLoop
 from kiban.robotics.driver import GIVE_UP, Driver, state_of, warm_up
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.kinematics import Kinematics
@@ -76,7 +77,7 @@ def test_a_robot_is_driven_over_the_network_and_never_past_a_limit(distance: flo
     if np.isinf(distance):  # the server refuses to send that; the filter is asked with it in its own tests
         policy.chunk = lambda observation: np.full((REACH, 4), np.inf)  # type: ignore[method-assign]
     with serving(policy) as address, PolicyClient(address, arm) as client:
-        driver = Driver(lambda seen: client.infer(seen, SENTENCE, 200), filtered(arm), execute=4)
+        driver = Driver(lambda seen, last, delay: client.infer(seen, SENTENCE, 200), filtered(arm), execute=4)
         joints = posture(arm)
         for _ in range(24):
             began = time.monotonic()
@@ -99,7 +100,7 @@ def test_when_the_server_goes_away_it_brakes_at_once_and_then_stops_for_good(arm
     safety = filtered(arm, clock)
     alive = True
 
-    def ask(observation: Any) -> Answer:
+    def ask(observation: Any, last: Any, delay: int) -> Answer:
         if not alive:
             raise SilenceError("gone")
         return Answer(np.tile([0.0, 0.01, 0.0, 0.08], (REACH, 1)), 1.0, 1.0)
@@ -139,8 +140,10 @@ def test_when_the_server_goes_away_it_brakes_at_once_and_then_stops_for_good(arm
 def test_a_late_plan_begins_with_what_is_due_now(arm: Embodiment) -> None:
     """The actions that the last plan carried out meanwhile are not carried out again."""
     clock, plans = Clock(), itertools.count()
+    told: list[tuple[Any, int]] = []
 
-    def ask(observation: Any) -> Answer:
+    def ask(observation: Any, last: Any, delay: int) -> Answer:
+        told.append((last, delay))
         actions = np.zeros((REACH, 4))
         actions[:, 1], actions[:, 3] = 1e-4 * (np.arange(REACH) + 10 * next(plans)), 0.08
         return Answer(actions, 1.0, 1.0)
@@ -155,6 +158,7 @@ def test_a_late_plan_begins_with_what_is_due_now(arm: Embodiment) -> None:
             time.sleep(0.001)
     assert given[:4] == [0, 0, 1, 2] and given[4] == 3, given
     assert all(value % 10 for value in given[2:]), given  # of a second plan the first action is behind already
+    assert told[0][0] is None and all(len(last) >= delay >= 1 for last, delay in told[1:])
     driver.close()
 
 
@@ -175,7 +179,7 @@ def test_a_server_that_comes_back_is_found_again(arm: Embodiment) -> None:
 def test_silent_sensors_are_not_asked_about_and_a_joint_that_does_not_follow_stops_it(arm: Embodiment) -> None:
     policy = Sideways(arm, 0.01)
     with serving(policy) as address, PolicyClient(address, arm) as client:
-        driver = Driver(lambda seen: client.infer(seen, SENTENCE, 200), filtered(arm), execute=4)
+        driver = Driver(lambda seen, last, delay: client.infer(seen, SENTENCE, 200), filtered(arm), execute=4)
         for _ in range(3):
             driver.step(None, posture(arm))
             time.sleep(0.02)
@@ -191,3 +195,38 @@ def test_the_state_is_in_the_embodiments_order(arm: Embodiment, tmp_path: Path) 
     state = state_of(arm, posture(arm), np.array([0.05]))
     assert state.shape == (len(arm.state_names),) and state[6] == np.float32(0.05)
     np.testing.assert_allclose(state[7:], Kinematics(arm.arms[0]).tool(posture(arm)), rtol=1e-6)
+
+
+class Simulated:
+    """An arm whose joints are where they were sent, for the real-time loop."""
+
+    def __init__(self, arm: Embodiment) -> None:
+        self.embodiment, self.joints, self.halted = arm, posture(arm), False
+
+    def observe(self) -> dict[str, Any]:
+        return {**seen(self.embodiment, self.joints), "efforts": np.zeros(len(self.joints))}
+
+    def send(self, command: Command) -> None:
+        self.joints = command.joints
+
+    def halt(self) -> None:
+        self.halted = True
+
+
+def test_the_real_time_loop_plans_over_the_network(arm: Embodiment) -> None:
+    policy = Sideways(arm, 0.003)
+    told: list[tuple[int, int]] = []
+
+    def continued(observation: dict[str, Any], last: NDArray[Any], delay: int) -> NDArray[Any]:
+        told.append((len(last), delay))
+        return policy.chunk(observation)
+
+    with serving(policy, continued=continued) as address, PolicyClient(address, arm) as client:
+        robot = Simulated(arm)
+        report = ControlLoop(robot, RemotePlanner(client, SENTENCE, execute=4, deadline_ms=500)).run(1.2)
+        assert report.stopped is None and report.chunks >= 3, report
+        assert len(told) >= 3 and all(left >= 1 and delay >= 1 for left, delay in told)
+        moved = Kinematics(arm.arms[0]).tool(robot.joints)[1] - Kinematics(arm.arms[0]).tool(posture(arm))[1]
+        assert moved > 0.02
+    with pytest.raises(KibanError, match="there is no policy server"):
+        ControlLoop(robot, RemotePlanner(client, SENTENCE, execute=4, deadline_ms=100)).run(1.0)

@@ -49,13 +49,15 @@ def serve(
     from kiban.cli.robot import _policy_and_language
     from kiban.robotics import embodiment
     from kiban.robotics.agent import Agent, load_policy
+    from kiban.robotics.chunking import RealTimeAgent
     from kiban.robotics.language import Reader
     from kiban.robotics.server import PolicyServer
 
     folder, language = _policy_and_language(policy)
     network, description = load_policy(folder)
     agent = Agent(network, description, Reader.load(language), embodiment.load(description.embodiment))
-    server = PolicyServer(agent, tokens, deadline_ms, seed=seed, say=_say)
+    continued = RealTimeAgent(agent, description.execute).chunk
+    server = PolicyServer(agent, continued, tokens, deadline_ms, seed=seed, say=_say)
     try:
         asyncio.run(_until_told(server, host, port, f"{folder.name[:12]} for {description.embodiment}"))
     except OSError as error:

@@ -23,7 +23,7 @@ from kiban.robotics.embodiment import Embodiment
 
 CONNECT_SECONDS = 10.0
 MOST_BYTES = 1 << 20  # of an answer
-PATIENCE_MS = 1000.0  # how long an answer is waited for without a deadline
+PATIENCE, PAUSE = 1.0, 0.02  # s
 
 
 class AnswerError(KibanError):
@@ -100,9 +100,13 @@ class PolicyClient:
         instruction: str,
         deadline_ms: float | None = None,
         seed: int | None = None,
+        last: NDArray[np.float64] | None = None,
+        delay: int = 0,
     ) -> Answer:
         """Asks for a chunk of actions. `observation`: an image a camera, and `state`, as the metadata say.
 
+        `last` [n, A]: what is left of the actions being carried out, and `delay`: how many of them will have been when
+        the answer is there; a server that can lets the new chunk go on from them.
         `deadline_ms`: the server computes nothing if its turn comes later, and the answer is waited for that long.
 
         Raises:
@@ -120,8 +124,10 @@ class PolicyClient:
         request = {**observation, "prompt": instruction, "request_id": number}
         request |= {} if deadline_ms is None else {"deadline_ms": deadline_ms}
         request |= {} if seed is None else {"seed": seed}
+        if last is not None and len(last) and self.metadata.get("real_time_chunking"):
+            request |= {"last": last, "delay": delay}
         began = time.monotonic()
-        until = began + (deadline_ms or PATIENCE_MS) / 1e3
+        until = began + (deadline_ms / 1e3 if deadline_ms else PATIENCE)
         try:
             self._connection.send(wire.pack(request))
         except ConnectionClosed as error:
@@ -160,3 +166,31 @@ class PolicyClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass
+class RemotePlanner:
+    """What plans for `control.ControlLoop`, on the network. `execute`: actions carried out before it plans again.
+
+    A deadline that passed, or silence, is asked over for PATIENCE seconds, while the loop carries out what it has and
+    then brakes; after that it fails, and the loop stops.
+    """
+
+    client: PolicyClient
+    instruction: str
+    execute: int
+    deadline_ms: float | None = None
+
+    def chunk(self, observation: dict[str, Any], last: NDArray[np.float64] | None, delay: int) -> NDArray[np.float64]:
+        """Raises AnswerError or SilenceError if it comes to nothing."""
+        wanted = [*self.client.metadata["cameras"], "state"]
+        seen = {name: observation[name] for name in wanted}
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.client.infer(seen, self.instruction, self.deadline_ms, last=last, delay=delay).actions
+            except (AnswerError, SilenceError) as error:
+                again = isinstance(error, SilenceError) or error.code in ("deadline", "stopping")
+                if not again or time.monotonic() > until:
+                    raise
+                time.sleep(PAUSE)

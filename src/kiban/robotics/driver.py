@@ -4,6 +4,7 @@ Everything passes the safety filter here, where no network is between it and the
 brakes at once (the filter's watchdog); if none come for GIVE_UP seconds it stops until somebody releases it.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,9 @@ from kiban.robotics.safety import Command, SafetyFilter
 
 GIVE_UP = 1.0  # s without actions, after which the stop latches: a robot must not wake up long after
 
-Ask = Callable[[Mapping[str, Any]], Answer]  # for one observation; raises AnswerError or SilenceError
+# (observation, what is left of the actions, how many of them will have been carried out) -> the next ones; raises
+# AnswerError or SilenceError
+Ask = Callable[[Mapping[str, Any], NDArray[np.float64] | None, int], Answer]
 
 
 def state_of(embodiment: Embodiment, joints: NDArray[Any], grippers: NDArray[Any]) -> NDArray[np.float32]:
@@ -106,7 +109,8 @@ class Driver:
         due = action is None or index + ahead >= self._execute
         if observation is not None and due and self._asking is None and self.safety.stopped is None:
             self._asked_at, self._moved = now, action is not None
-            self._asking = self._worker.submit(self._ask, dict(observation))
+            left = self._plan.actions[index:] if self._plan is not None and action is not None else None
+            self._asking = self._worker.submit(self._ask, dict(observation), left, math.ceil(ahead - 1))
         return self.safety.command(action)
 
     def _action(self, now: float) -> tuple[NDArray[np.float64] | None, int]:
