@@ -12,6 +12,7 @@ import typer
 
 from kiban import __version__
 from kiban.artifacts.errors import KibanError
+from kiban.cli.corpus import app as corpus_app
 from kiban.cli.doctor import doctor
 from kiban.cli.eval import app as eval_app
 from kiban.cli.export import export
@@ -40,6 +41,7 @@ app = typer.Typer(
 
 for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat, doctor, launch):
     app.command()(command)
+app.add_typer(corpus_app, name="corpus")
 app.add_typer(eval_app, name="eval")
 app.add_typer(plan_app, name="plan")
 app.add_typer(robot_app, name="robot")

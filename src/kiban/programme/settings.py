@@ -10,8 +10,12 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.rights import ANYWHERE
 from kiban.artifacts.stage import Settings
-from kiban.corpus.stage import CorpusSettings, SourceSettings
+from kiban.corpus.mixture import MixSettings
+from kiban.corpus.sources import SourceSettings, all_terms
+from kiban.corpus.stage import CorpusSettings
+from kiban.corpus.withdrawals import withdrawals
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
@@ -23,11 +27,13 @@ PROGRAMME_FILE = "kiban.toml"
 
 
 class ProgrammeTable(Settings):
-    """`[programme]`. `demo_keys` has the run make signing keys of its own, marked as such: for trying out."""
+    """`[programme]`. `residency` is the country in which its store lies: what may not be kept there is refused.
+    `demo_keys` has the run make signing keys of its own, marked as such: for trying out."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = 0
     store: str = ".kiban"
+    residency: str | None = Field(default=None, pattern="^[A-Z]{2}$")
     demo_keys: bool = False
 
 
@@ -47,6 +53,7 @@ class Programme(Settings):
     partners: tuple[Partner, ...] = Field(default=(), alias="partner")
     sources: tuple[SourceSettings, ...] = Field(default=(), alias="source")
     corpus: CorpusSettings = CorpusSettings()
+    mix: MixSettings | None = None
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokens: TokensSettings = TokensSettings()
     model: ModelTable = ModelTable()
@@ -83,6 +90,9 @@ def load(path: Path) -> Programme:
     except tomllib.TOMLDecodeError as error:
         raise KibanError(f"{file}: not TOML: {error}") from None
     _derive(tables)
+    if (taken_back := withdrawals(file.parent)) and isinstance(tables.setdefault("corpus", {}), dict):
+        listed = [*tables["corpus"].get("withdrawn", []), *(record.what for record in taken_back)]
+        tables["corpus"]["withdrawn"] = sorted(set(listed))
     try:
         programme = Programme.model_validate({**tables, "folder": file.parent.absolute()})
     except ValidationError as error:
@@ -134,6 +144,13 @@ def _check_names(file: Path, programme: Programme) -> None:
                 f"{file}: source '{source.name}': there is no [[partner]] '{source.partner}' "
                 f"(partners: {', '.join(partners) or 'none'})"
             )
+        here = programme.programme.residency
+        for rights in all_terms(source) if here else ():
+            if not rights.residency & {ANYWHERE, here}:
+                raise KibanError(
+                    f"{file}: source '{source.name}': may be kept in {', '.join(sorted(rights.residency))}, not in "
+                    f"{here}, where [programme] residency says that the store lies; take it out"
+                )
 
 
 def _for_people(file: Path, text: str, error: ValidationError) -> str:
