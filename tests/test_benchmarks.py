@@ -22,7 +22,17 @@ def bench(script: str, results: Path, *arguments: str) -> dict[str, Any]:
 
 
 SCRIPTS = (
-    *("corpus", "evaluation", "learning_rate", "planning", "policy_server", "privacy", "quality", "tokenizer"),
+    *(
+        "corpus",
+        "evaluation",
+        "learning_rate",
+        "planning",
+        "policy",
+        "policy_server",
+        "privacy",
+        "quality",
+        "tokenizer",
+    ),
     *("tokenizer_choice", "training_cpu", "training_gpu"),
 )
 

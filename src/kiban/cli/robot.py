@@ -10,10 +10,13 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import read_artifact
-from kiban.cli import robot_serve, robot_train
+from kiban.cli import robot_serve
+from kiban.cli.robot_collect import collect, convert, inspect
+from kiban.cli.robot_train import train
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
-robot_train.register(app)
+for command in (collect, inspect, convert, train):
+    app.command()(command)
 robot_serve.register(app)
 
 
@@ -36,7 +39,7 @@ def evaluate(
     from kiban.robotics.rollout import evaluate as roll_out
     from kiban.robotics.rollout import requests_for
 
-    policy, language = _policy_and_language(folder)
+    policy, language = policy_and_language(folder)
     trained_on = load_policy(policy)[1].tasks
     if trained_on and task not in trained_on:
         raise KibanError(f"--task {task}: this policy was trained on {', '.join(trained_on)}")
@@ -61,37 +64,7 @@ def evaluate(
     )
 
 
-@app.command()
-def collect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the dataset goes; must not exist.")],
-    task: Annotated[list[str] | None, typer.Option(help="reach, push or pick, repeatedly; reach if not given.")] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="How many of each task.")] = 10,
-    embodiment: Annotated[str, typer.Option(help="Which robot.")] = "tabletop-arm",
-    seed: Annotated[int, typer.Option(min=0, help="Other objects, other places, other sentences.")] = 0,
-) -> None:
-    """Records demonstrations of the scripted expert as a LeRobot v3 dataset.
-
-    Example: kiban robot collect pushes --task push --task pick --episodes 50
-    """
-    import tempfile
-
-    from kiban.robotics.demonstrations import collect as record_all
-    from kiban.robotics.embodiment import load
-
-    if folder.exists():
-        raise KibanError(f"{folder}: is there already; name a folder that is not")
-    robot = load(embodiment)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        whole = Path(scratch) / "dataset"
-        summary = record_all(
-            robot, tuple(task or ["reach"]), episodes, seed, whole, Path(scratch) / "episodes", Progress()
-        )
-        whole.rename(folder)
-    print(f"{folder}: {summary.episodes} episodes, {summary.frames} frames")
-
-
-def _policy_and_language(folder: Path) -> tuple[Path, Path]:
+def policy_and_language(folder: Path) -> tuple[Path, Path]:
     """The folders of a policy and of the language model it was trained with.
 
     Raises:
