@@ -7,19 +7,19 @@ import typer
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.store import read_artifact
-from kiban.cli import robot_check, robot_serve, robot_train
+from kiban.cli import robot_check, robot_serve
 from kiban.cli.robot_collect import collect, convert, inspect
 from kiban.cli.robot_evaluate import evaluate
+from kiban.cli.robot_train import train
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, inspect, convert, evaluate):
+for command in (collect, inspect, convert, train, evaluate):
     app.command()(command)
-robot_train.register(app)
 robot_serve.register(app)
 robot_check.register(app)
 
 
-def _policy_and_language(folder: Path) -> tuple[Path, Path]:
+def policy_and_language(folder: Path) -> tuple[Path, Path]:
     """The folders of a policy and of the language model it was trained with.
 
     Raises:

@@ -50,8 +50,8 @@ class PolicyDescription(BaseModel):
             if robot.name not in self.normalisers:
                 raise ValueError(f"robot '{robot.name}' has no normaliser")
             normalisers = self.normalisers[robot.name]
-            sizes = (len(normalisers.state.names), len(normalisers.action.names), tuple(normalisers.images))
-            if sizes != (robot.state, robot.action, tuple(camera.name for camera in robot.cameras)):
+            sizes = (len(normalisers.state.names), len(normalisers.action.names), set(normalisers.images))
+            if sizes != (robot.state, robot.action, {camera.name for camera in robot.cameras}):
                 raise ValueError(f"the normaliser of robot '{robot.name}' is not for its state, action and cameras")
         return self
 
@@ -182,7 +182,9 @@ class Agent:
 
 def _check(robot: RobotShape, embodiment: Embodiment) -> None:
     """Raises KibanError unless pictures and rate are those that the policy was trained on."""
-    for camera, known in zip(embodiment.cameras, robot.cameras, strict=True):
+    cameras = {camera.name: camera for camera in robot.cameras}
+    for camera in embodiment.cameras:
+        known = cameras[camera.name]
         if (camera.width, camera.height) != (known.width, known.height):
             raise KibanError(
                 f"camera '{camera.name}': gives {camera.width}x{camera.height} pixels, the policy was trained on "
