@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from kiban.artifacts.rights import ANYWHERE, Rights, meet, obligations_of
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import WORK, Artifact
 from kiban.robotics.embodiment import file_of
+from kiban.robotics.policy_config import PolicyKind
 
 TaskName = Literal[
     "reach", "push", "pick", "place", "stack", "sort",
@@ -75,12 +76,28 @@ class DemonstrationsSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """`threads` is part of what determines the weights: sums are split among them."""
+    """`threads` is part of what determines the weights: sums are split among them.
 
-    steps: int
-    batch: int
-    threads: int
-    seed: int
+    `network`: the policy, or a baseline (ACT, Diffusion Policy) on the same data. `held_out`: the share of episodes
+    that are measured and not trained on. `train_language`: the language model learns on with the policy, which then has
+    a copy of its own. `euler_steps` make an action out of noise; `distil` teaches them what ten or more do.
+    """
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**32)
+    network: PolicyKind = "kiban"
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    train_language: bool = False
+    euler_steps: int = Field(default=5, ge=1)
+    distil: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.distil and self.network != "kiban":
+            raise ValueError(f"distil: network '{self.network}' has no flow to distil; leave it out")
+        return self
 
 
 class RolloutSettings(Settings):
@@ -107,6 +124,11 @@ class RobotSettings(Settings):
     threads: int = Field(default=2, ge=1)
     rollouts: int = Field(default=40, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    network: PolicyKind = "kiban"
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    train_language: bool = False
+    euler_steps: int = Field(default=5, ge=1)
+    distil: bool = False
     dataset: str | None = None
     partner: str | None = None
     licence: str | None = None
@@ -153,7 +175,12 @@ class RobotSettings(Settings):
         )
 
     def policy(self) -> PolicySettings:
-        return PolicySettings(steps=self.steps, batch=self.batch, threads=self.threads, seed=self.seed)
+        return PolicySettings(**{name: getattr(self, name) for name in PolicySettings.model_fields})
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.policy()
+        return self
 
     def rollout(self) -> RolloutSettings:
         return RolloutSettings(embodiment=self.embodiment, tasks=self.tasks, episodes=self.rollouts, seed=self.seed)
@@ -211,31 +238,46 @@ def demonstrations(settings: DemonstrationsSettings, out: Path, progress: Progre
     )
 
 
-@stage("policy", inputs=("demonstrations", "export"), use="pretrain")
+@stage("policy", inputs=("demonstrations", "export"), use="pretrain", version=2)
 def policy(
     settings: PolicySettings, demonstrations: Artifact, export: Artifact, out: Path, progress: Progress
 ) -> Outcome:
     """Trains the policy on the demonstrations, reading their sentences through the exported language model."""
     from kiban.robotics.train_policy import train_from
 
-    trained = train_from(settings, demonstrations, export, out, progress)
-    return Outcome(
-        {
-            "policy.loss": Metric(value=trained.loss, unit="mean squared error of normalised actions"),
-            "policy.parameters": Metric(value=trained.parameters, unit="parameters"),
-            "policy.frames_per_s": Metric(value=trained.frames_per_s, unit="frames/s"),
-        },
-        consumed={"steps": [0, settings.steps]},
+    trained = train_from(
+        settings,
+        [demonstrations.path / "dataset"],
+        demonstrations.settings["tasks"],
+        export.path,
+        export.address,
+        out,
+        out / WORK,
+        progress,
     )
+    metrics = {
+        "policy.loss": Metric(value=trained.loss, unit="training loss"),
+        "policy.parameters": Metric(value=trained.parameters, unit="parameters"),
+        "policy.frames_per_s": Metric(value=trained.frames_per_s, unit="frames/s"),
+    }
+    if trained.held_out_loss is not None:
+        metrics["policy.held_out_loss"] = Metric(value=trained.held_out_loss, unit="training loss")
+    return Outcome(metrics, consumed={"steps": [0, settings.steps]})
 
 
-@stage("rollout", inputs=("policy", "export"), use="evaluate", external=_files)
+@stage("rollout", inputs=("policy", "export"), use="evaluate", version=2, external=_files)
 def rollout(settings: RolloutSettings, policy: Artifact, export: Artifact, out: Path, progress: Progress) -> Outcome:
     """The policy's success rate over seeded episodes, and a film of each task."""
     from kiban.robotics.rollout import evaluate, rates, requests_for, write
 
     requests = requests_for(
-        policy.path, export.path, settings.tasks, ("train", "held_out"), settings.episodes, settings.seed
+        policy.path,
+        export.path,
+        settings.tasks,
+        ("train", "held_out"),
+        settings.episodes,
+        settings.seed,
+        embodiment=settings.embodiment,
     )
     records = evaluate(requests, progress)
     write(records, requests, out)
