@@ -11,7 +11,8 @@ from typing import Any
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import Artifact, open_store
-from kiban.corpus.stage import CorpusSettings, SourceSettings, corpus, source
+from kiban.corpus.sources import SourceSettings, source
+from kiban.corpus.stage import CorpusSettings, corpus
 from kiban.programme.runner import Node, make, plan
 
 

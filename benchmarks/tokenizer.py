@@ -206,13 +206,13 @@ def _looked_up(folder: Path, tokens: int) -> dict[str, float]:
     store = TokenStore.open(to)
     rng = np.random.default_rng(0)
     rows = rng.integers(0, num - 1, 200)
-    store.find("0" * 32)
+    store.places_of(["0" * 32])
     begin = time.perf_counter()
     for row in rows:
         store.documents(int(row) * each, int(row) * each + 512)
     middle = time.perf_counter()
     for row in rows:
-        assert store.find(f"{row:032x}") == (row * each, each)
+        assert [place.start for place in store.places_of([f"{row:032x}"])] == [row * each]
     end = time.perf_counter()
     return {
         "tokens": store.total,

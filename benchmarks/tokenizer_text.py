@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from kiban.corpus.archives import entries
 from kiban.corpus.documents import Document
-from kiban.corpus.duplicates import find
+from kiban.corpus.duplicates import find, rank
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.readers import FORMATS
 from kiban.corpus.readers.member import Member
@@ -77,7 +77,9 @@ def _read(data: Path) -> pa.Table:
     texts = table["text"].combine_chunks()
     characters = pc.utf8_length(texts).to_numpy()
     ids = np.array([hashlib.sha256(text.encode()).hexdigest().encode() for text in rows["text"]])
-    alike = find(fingerprints(texts), signatures(texts, 126), characters, ids, bands=14, threshold=0.8, loose=0.7)
+    ranked = rank(fingerprints(texts), characters, ids)
+    signs = signatures(texts, 126)[ranked.documents[ranked.unique]]
+    alike = find(ranked, signs, bands=14, threshold=0.8, loose=0.7)
     cluster = [ids[i].decode() for i in alike.cluster]
     named = table["group"].to_pylist()
     groups = [f"{name}" if name else f"cluster {c}" for name, c in zip(named, cluster, strict=True)]

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.store import Artifact, open_store
-from kiban.corpus.stage import CorpusSettings, SourceSettings, corpus, source
+from kiban.corpus.sources import SourceSettings, source
+from kiban.corpus.stage import CorpusSettings, corpus
 from kiban.programme.runner import Node, make, plan
 
 USES = ("pretrain", "evaluate")

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.kernel import kernel
 from kiban.corpus import build as building
-from kiban.corpus import pieces
+from kiban.corpus import pieces, writing
 from kiban.corpus.documents import document_schema, ledger_schema
-from kiban.corpus.stage import SourceSettings
+from kiban.corpus.sources import SourceSettings
 from tests.corpus.building import build, digests, held_back, kept, ledger, sentences, source_of, write_jsonl
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_lost_and_every_drop_has_its_reason(tmp_path: Path) -> None:
     row = stays[0]
     assert list(row) == document_schema().names and list(dropped[0]) == ledger_schema().names
     assert row["source"] == "own" and row["partner"] == "self" and row["licence"] == "public-domain"
-    assert row["uses"] == ["pretrain", "evaluate"] and row["residency"] == ["*"] and row["register"] == "news"
+    assert row["uses"] == ["evaluate", "pretrain"] and row["residency"] == ["*"] and row["register"] == "news"
     assert corpus.rights.uses == {"pretrain", "evaluate"}
 
 
@@ -169,8 +169,9 @@ def test_repeated_parts_are_cut_out_of_all_but_one_document(tmp_path: Path, monk
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8_000)
     whole = build(tmp_path / "whole", [own(tmp_path)])
+    num_pieces = len(list(whole.path.glob("shards/*")))
     made: list[str] = []
-    real_make, real_write = building.make_piece, building.write_table
+    real_make, real_finish = building.make_piece, writing.finish_piece
 
     def make(job: Any, piece: Any) -> None:
         if len(made) == 2:
@@ -178,28 +179,32 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         real_make(job, piece)
         made.append(f"piece {piece.number}")
 
-    def write(table: pa.Table, path: Path) -> None:
-        if len(made) == 8:
+    def finish(folder: Path, decision: Any, to: Path) -> None:
+        if len(made) == num_pieces + 1:
             raise KeyboardInterrupt
-        real_write(table, path)
-        made.append(path.name)
+        real_finish(folder, decision, to)
+        made.append(to.name)
 
     monkeypatch.setattr(building, "make_piece", make)
-    monkeypatch.setattr(building, "write_table", write)
+    monkeypatch.setattr(writing, "finish_piece", finish)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "store", [own(tmp_path)])
     monkeypatch.setattr(building, "make_piece", lambda job, piece: (real_make(job, piece), made.append(piece.number)))
-    with pytest.raises(KeyboardInterrupt):  # now while it writes
+    with pytest.raises(KeyboardInterrupt):  # now in the second pass
         build(tmp_path / "store", [own(tmp_path)])
-    monkeypatch.setattr(building, "write_table", real_write)
+    assert len(list((tmp_path / "store").glob("staging/*/.work/written/*"))) == 1 < num_pieces
     monkeypatch.setattr(building, "make_piece", None)  # all pieces are there: none is made again
+    monkeypatch.setattr(building, "_decide", None)  # nor is decided again
+    finished = len(made)
+    monkeypatch.setattr(writing, "finish_piece", lambda *a: (real_finish(*a), made.append("again")))
     assert digests(build(tmp_path / "store", [own(tmp_path)])) == digests(whole)
+    assert made.count("again") == num_pieces - 1 and finished == num_pieces + 1
 
 
 CHILD = """
 import sys
 from pathlib import Path
-from kiban.corpus import pieces
+from kiban.corpus import pieces, writing
 from tests.corpus.building import build, source_of
 pieces.PIECE_BYTES = 8_000
 folder = Path(sys.argv[1])
@@ -209,34 +214,44 @@ build(folder / "store", [source_of("own", folder.parent / "own.jsonl", "jsonl")]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("pieces_before", [1, 3, 99])
-def test_killed_at_any_time_it_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, pieces_before: int
+@pytest.mark.parametrize("finished", [1, 3, "written 1", "written 3"])
+def test_killed_at_any_time_it_loses_no_finished_piece_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, finished: int | str
 ) -> None:
     own(tmp_path)
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(workers)]
     (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(workers)]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+    kind, wanted = ("written", int(finished[-1])) if isinstance(finished, str) else ("pieces", finished)
+
+    def there(kind: str) -> set[str]:
+        with suppress(FileNotFoundError):  # folders come and go
+            found = (tmp_path / "killed").glob(f"store/staging/*/.work/{kind}/*")
+            return {path.name for path in found if path.suffix != ".tmp"}
+        return set()
+
     child = subprocess.Popen(command, env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
-    finished: set[str] = set()
-    while child.poll() is None and time.monotonic() < deadline:
-        with suppress(FileNotFoundError):  # folders come and go
-            found = (tmp_path / "killed").glob("store/staging/*/.work/pieces/own-*")
-            finished |= {path.name for path in found if path.suffix != ".tmp"}
-            written = list((tmp_path / "killed").glob("store/staging/*/shards/part-00002.parquet"))
-            if len(finished) >= pieces_before or written:
-                break
-        time.sleep(0.001)
+    while child.poll() is None and time.monotonic() < deadline and len(there(kind)) < wanted:
+        time.sleep(0.0005)
     assert child.poll() in (None, 0), "the build failed by itself"
-    assert len(finished) >= min(pieces_before, 3)
-    os.killpg(child.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may have come to its end
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    made = {kind: there(kind) for kind in ("pieces", "written")}
+    ended = not list((tmp_path / "killed").glob("store/staging/*"))
     monkeypatch.setattr(pieces, "PIECE_BYTES", 8_000)
     whole = build(tmp_path / "whole" / "store", [own(tmp_path)])
+    again: Counter[str] = Counter()
+    real_make, real_finish = building.make_piece, writing.finish_piece
+    monkeypatch.setattr(building, "make_piece", lambda *a: (real_make(*a), again.update(["pieces"])))
+    monkeypatch.setattr(writing, "finish_piece", lambda *a: (real_finish(*a), again.update(["written"])))
     resumed = build(tmp_path / "killed" / "store", [own(tmp_path)])
     assert digests(resumed) == digests(whole)
+    num_pieces = len(list(whole.path.glob("shards/*")))
+    if not ended:
+        assert again == {kind: n for kind in made if (n := num_pieces - len(made[kind]))}
 
 
 def test_an_author_is_held_back_whole(tmp_path: Path) -> None:

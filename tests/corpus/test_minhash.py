@@ -70,7 +70,9 @@ def test_short_texts_have_signatures() -> None:
 def find(texts: list[str], ids: list[str]) -> duplicates.Duplicates:
     array = pa.array(texts)
     lengths = np.array([len(text) for text in texts])
-    return duplicates.find(fingerprints(array), signatures(array, 128), lengths, np.array(ids, "S32"), 32, 0.8, 0.5)
+    ranked = duplicates.rank(fingerprints(array), lengths, np.array(ids, "S32"))
+    signs = signatures(array, 128)[ranked.documents[ranked.unique]]
+    return duplicates.find(ranked, signs, 32, 0.8, 0.5)
 
 
 def family() -> list[str]:
@@ -121,7 +123,6 @@ def test_a_chain_of_similar_texts_does_not_take_its_far_end() -> None:
 
 
 def test_nothing_at_all() -> None:
-    found = duplicates.find(
-        np.empty((0, 2), np.uint64), np.empty((0, 128), np.uint32), np.empty(0), np.empty(0, "S32"), 32, 0.8, 0.5
-    )
+    ranked = duplicates.rank(np.empty((0, 2), np.uint64), np.empty(0), np.empty(0, "S32"))
+    found = duplicates.find(ranked, np.empty((0, 128), np.uint32), 32, 0.8, 0.5)
     assert len(found.kept) == 0

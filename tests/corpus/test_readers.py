@@ -13,7 +13,7 @@ from kiban.corpus.documents import Document, Refused, Unreadable
 from kiban.corpus.readers import FORMATS
 from kiban.corpus.readers.aozora import character, clean
 from kiban.corpus.readers.member import Member
-from kiban.corpus.stage import FormatName
+from kiban.corpus.sources import FormatName
 
 
 def read(format: str, content: str | bytes, encoding: str | None = None) -> list[Document | Refused]:

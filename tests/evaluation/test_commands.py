@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import write_json
 from kiban.cli.eval import app
-from kiban.corpus.documents import document_schema, ledger_schema
+from kiban.corpus.documents import document_schema
 from tests.commands import KIBAN, kiban
 from tests.evaluation import models
 from tests.training import tiny
@@ -68,11 +68,8 @@ def a_corpus(folder: Path, texts: list[str]) -> Path:
 
     pq.write_table(table(texts), folder / "shards" / "part-00000.parquet")
     pq.write_table(table(["部品を並べる前に箱を数える。" * 9]), folder / "held_back.parquet")
-    row = {"reason": "contaminated", "detail": f"holds the evaluation text 「{QUESTION}（7）」"}
-    columns = [
-        pa.array([row.get(f.name, 0 if not pa.types.is_string(f.type) else "")], f.type) for f in ledger_schema()
-    ]
-    pq.write_table(pa.table(columns, ledger_schema()), folder / "ledger.parquet")
+    held = {"id": "left-out", "set": "jcommonsenseqa", "text": f"{QUESTION}（7）"}
+    pq.write_table(pa.Table.from_pylist([held]), folder / "contaminated.parquet")
     return folder
 
 
@@ -155,6 +152,10 @@ def test_a_run_of_training_and_its_checkpoints_line_up(tmp_path: Path) -> None:
     assert [row["tokens"] for row in board["rows"]] == [step * 4 * 32 for step in steps]
     assert board["suites"] == ["jcommonsenseqa"] and board["not_comparable"] == []
     assert "jcommonsenseqa" in said("leaderboard", tmp_path / checkpoints[0].name)
+    page = tmp_path / "board.html"
+    said("leaderboard", *(tmp_path / c.name for c in (checkpoints[-1], checkpoints[0])), "--html", page)
+    text = page.read_text("utf-8")
+    assert text.count("<polyline") == 3 and text.count('class="tick"') >= 4  # the score and its interval
 
 
 def test_list_says_what_each_suite_is(kiban_data: Path) -> None:

@@ -35,11 +35,12 @@ def harness() -> Path:
         pytest.skip(said)
 
 
-def model(folder: Path, texts: list[str]) -> Path:
-    """An untrained model with a real vocabulary."""
-    words = Tokenizer.train(["応答：\n"] * 9 + ["応答：箱"] * 20 + texts, 1500, may_be_smaller=True)
-    assert len(words.encode("：")) == 1
-    assert len(words.encode("応答：\n")) < len(words.encode("応答：")) + len(words.encode("\n"))  # joined at the cut
+def model(folder: Path, texts: list[str], answers: list[str]) -> Path:
+    """An untrained model with a real vocabulary, in which a prompt's last character joins an answer's first."""
+    words = Tokenizer.train([f"応答：\n{answer}" for answer in answers] * 9 + texts, 1500, may_be_smaller=True)
+    assert any(len(words.encode(f"\n{answer}")) == len(words.encode(answer)) for answer in answers)
+    # Where an answer is swallowed whole by the prompt's last token, the harness scores nothing, as certain (0 nats).
+    assert all(len(words.encode(f"答え：{answer}")) > len(words.encode("答え：")) for answer in answers)
     config = preset("nano", words.vocab_size).model_copy(
         update={"num_hidden_layers": 2, "max_position_embeddings": 1024, "initializer_range": 0.1}
     )
@@ -60,7 +61,8 @@ def test_scores_are_those_of_the_harness(kiban_data: Path, tmp_path: Path) -> No
     sets = kiban_data / "eval" / "jglue"
     questions = lines(sets / "jcommonsenseqa-v1.3" / "valid-v1.3.json")[:40]
     pairs = lines(sets / "jnli-v1.3" / "valid-v1.3.json")[:40]
-    folder = model(tmp_path / "model", [json.dumps(row, ensure_ascii=False) for row in [*questions, *pairs]])
+    texts = [json.dumps(row, ensure_ascii=False) for row in [*questions, *pairs]]
+    folder = model(tmp_path / "model", texts, [row[f"choice{n}"] for row in questions for n in range(5)])
     answers = models.answers(folder)
 
     # Items as the suites have them.

@@ -34,7 +34,7 @@ def test_every_token_leads_to_its_document_and_back(
     whole = store.window(0, store.total)
     offset = 0
     for document_id, source, text in given:
-        start, length = store.find(document_id) or (-1, -1)
+        [(_, _, start, length)] = store.places_of([document_id])
         assert start == offset
         ids = whole[start : start + length].tolist()
         assert (ids[0], ids[-1]) == (tokenizer.bos_id, tokenizer.eos_id)
@@ -42,12 +42,14 @@ def test_every_token_leads_to_its_document_and_back(
         assert store.documents(start, start + length) == [(document_id, source, start, length)]
         offset += length
     assert offset == store.total
+    places = store.places_of([document_id for document_id, _, _ in given])
+    assert [place.id for place in places] == [document_id for document_id, _, _ in given]
     for start in range(0, store.total - 777, 501):
         assert np.array_equal(store.window(start, 777), whole[start : start + 777])
         names = [place.id for place in store.documents(start, start + 777)]
-        expected = [d[0] for d in given if (p := store.find(d[0])) and p[0] < start + 777 and p[0] + p[1] > start]
+        expected = [p.id for p in places if p.start < start + 777 and p.start + p.length > start]
         assert names == expected
-    assert store.find("absent") is None
+    assert store.places_of(["absent"]) == store.places_of([]) == []
     assert store.num_documents == len(given)
     assert store.documents(5, 5) == []
     assert (store.vocab_size, store.tokenizer) == (tokenizer.vocab_size, tokenizer.digest)
@@ -69,11 +71,11 @@ def test_passages_are_found_exactly(tokenizer: Tokenizer, tmp_path: Path, monkey
 
 def test_packed_tokens_without_look_ups_are_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
     list(pack(tokenizer, documents(50), tmp_path))
-    there = [TokenStore.open(tmp_path).find(f"id{i}") for i in range(51)]
+    there = [TokenStore.open(tmp_path).places_of([f"id{i}"]) for i in range(51)]
     for name in (packing.STARTS, packing.KEYS, packing.ROWS):
         (tmp_path / name).unlink()
-    assert [TokenStore.open(tmp_path).find(f"id{i}") for i in range(51)] == there
-    assert there[50] is None
+    assert [TokenStore.open(tmp_path).places_of([f"id{i}"]) for i in range(51)] == there
+    assert [len(places) for places in there] == [1] * 50 + [0]
 
 
 @pytest.mark.slow
@@ -89,10 +91,10 @@ def test_a_hundred_million_tokens_resolve_in_milliseconds(tmp_path: Path) -> Non
     for name, array in ((packing.STARTS, starts), (packing.KEYS, keys[order]), (packing.ROWS, order)):
         np.save(tmp_path / name, array)
     store = TokenStore(tmp_path, 8192, "none", [num * each])
-    store.find(ids[0])
+    store.places_of(ids[:1])
     begin = time.perf_counter()
     for i in range(0, num, 2000):
-        assert store.find(ids[i]) == (i * each, each)
+        assert [(place.start, place.length) for place in store.places_of([ids[i]])] == [(i * each, each)]
         assert [place.id for place in store.documents(i * each, i * each + each + 1)] == ids[i : i + 2]
     assert (time.perf_counter() - begin) / 200 < 0.02
 

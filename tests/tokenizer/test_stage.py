@@ -64,7 +64,7 @@ def test_tokenizer_and_tokens(tmp_path: Path) -> None:
     store = TokenStore.open(packed)
     assert metrics["tokens.documents"].value == len(TEXTS) == store.num_documents
     assert metrics["tokens.total"].value == store.total == count + 2 * len(TEXTS)
-    start, length = store.find("1-3") or (0, 0)
+    [(_, _, start, length)] = store.places_of(["1-3"])
     assert made.decode(store.window(start + 1, length - 2).tolist()) == TEXTS[1::2][3]
 
 

@@ -1,4 +1,4 @@
-"""Lineage: what an artifact was made from, and what was made from it. Read from manifests alone."""
+"""Lineage: what was made from what. Read from manifests alone."""
 
 from collections.abc import Iterable
 
@@ -22,15 +22,11 @@ def ancestors(artifact: Artifact, among: Iterable[Artifact]) -> list[Artifact]:
     return list(order.values())
 
 
-def descendants(artifact: Artifact, among: Iterable[Artifact]) -> list[Artifact]:
-    """Everything that was made from `artifact`, directly or not, in the order of `among`."""
-    others = list(among)
-    reached = {artifact.address}
-    grown = True
-    while grown:
-        grown = False
-        for other in others:
-            if other.address not in reached and reached & set(other.manifest.inputs.values()):
-                reached.add(other.address)
-                grown = True
-    return [other for other in others if other.address in reached and other.address != artifact.address]
+def in_order(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """All of them, what was made from others behind those."""
+    listed = list(artifacts)
+    order: dict[str, Artifact] = {}
+    for artifact in listed:
+        for other in (*ancestors(artifact, listed), artifact):
+            order.setdefault(other.address, other)
+    return list(order.values())

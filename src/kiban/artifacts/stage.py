@@ -1,6 +1,6 @@
 """A stage: a function from settings and input artifacts to one output artifact, with its name on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Stage:
     use: str | None
     external: Callable[[Any], list[Path]] | None
     rights: Callable[[Any], Rights] | None
+    rights_left: Callable[[Any, Sequence[Settings]], Rights] | None
     function: Callable[..., Outcome]
 
     @property
@@ -50,6 +51,7 @@ def stage(
     use: str | None = None,
     external: Callable[[Any], list[Path]] | None = None,
     rights: Callable[[Any], Rights] | None = None,
+    rights_left: Callable[[Any, Sequence[Settings]], Rights] | None = None,
 ) -> Callable[[Callable[..., Outcome]], Stage]:
     """Makes a stage of `f(settings, *inputs, out, progress) -> Outcome`.
 
@@ -61,12 +63,13 @@ def stage(
         version: raise it when the same settings and inputs would give another result.
         use: the use (see `rights.USES`) that every input must grant.
         external: files outside the store that the stage reads, from its settings. Their digests enter the address.
-        rights: for a stage that brings data in: the terms it comes under, from its settings. All others get the meet of
-            their inputs' rights.
+        rights: for a stage that brings data in: the terms it comes under, from its settings.
+        rights_left: for a stage that leaves out what does not grant enough: the meet of the terms of what is left, from
+            its settings and those of its inputs. All others get the meet of their inputs' rights.
     """
     assert use is None or use in USES
 
     def make(function: Callable[..., Outcome]) -> Stage:
-        return Stage(name, inputs, version, use, external, rights, function)
+        return Stage(name, inputs, version, use, external, rights, rights_left, function)
 
     return make

@@ -7,20 +7,26 @@ import typer
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import MANIFEST
 from kiban.artifacts.store import read_artifact
+from kiban.cli import robot_check, robot_serve
 from kiban.cli.robot_collect import collect, convert, inspect
 from kiban.cli.robot_evaluate import evaluate
+from kiban.cli.robot_train import train
 
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
-for command in (collect, inspect, convert, evaluate):
+for command in (collect, inspect, convert, train, evaluate):
     app.command()(command)
+robot_serve.register(app)
+robot_check.register(app)
 
 
-def _policy_and_language(folder: Path) -> tuple[Path, Path]:
+def policy_and_language(folder: Path) -> tuple[Path, Path]:
     """The folders of a policy and of the language model it was trained with.
 
     Raises:
         KibanError: if there is no policy, or its language model is not where the store has it.
     """
+    if (folder / "policy.json").exists() and (folder / "language").is_dir():  # of `kiban robot train`
+        return folder, folder / "language"
     if not (folder / MANIFEST).exists():
         from kiban.programme import graph, runner
         from kiban.programme.settings import load

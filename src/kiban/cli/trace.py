@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from kiban.artifacts.errors import KibanError
-from kiban.artifacts.order import position_of
 from kiban.artifacts.store import Artifact
+from kiban.cli.consumers import kept_checkpoints, order_of
 from kiban.cli.show import print_json
 from kiban.programme import graph, runner
 from kiban.programme.settings import load
@@ -63,7 +63,7 @@ def _found(made: dict[str, Artifact], what: str) -> Iterator[dict[str, Any]]:
     from kiban.tokenizer.packing import TokenStore
 
     store = TokenStore.open(made["tokens"].path)
-    if store.find(what) is not None:
+    if store.places_of([what]):
         yield from _documents(made["corpus"], what, [what])
         return
     ids = [place.id for place in islice(store.search(what, Tokenizer.load(made["tokenizer"].path)), MOST)]
@@ -113,38 +113,21 @@ def _consumption(document_id: str, made: dict[str, Artifact]) -> dict[str, Any]:
     from kiban.tokenizer.packing import TokenStore
 
     tokens = TokenStore.open(made["tokens"].path)
-    place = tokens.find(document_id)
-    if place is None or "model" not in made:
-        return {"steps": [], "checkpoint": None, "token_offset": place[0] if place else None}
-    start, length = place
-    manifest = made["model"].manifest
-    order = manifest.consumed
-    read = order["sequences"][1]
-    num_sequences = order["num_sequences"]
-    first, last = start // order["sequence_length"], (start + length - 1) // order["sequence_length"]
-    steps = set()
-    for sequence in range(first, min(last, num_sequences - 1) + 1):
-        for epoch in range(-(-read // num_sequences)):
-            position = position_of(order["seed"], sequence, epoch, num_sequences)
-            if position < read:
-                steps.add(position // order["batch_sequences"] + 1)
-    for start_step, end_step in order.get("excluded_steps", []):
-        steps -= set(range(start_step, end_step + 1))
-    shards = sorted({tokens.shard_of(start), tokens.shard_of(start + length - 1)})
-    reached = [step for step in _checkpoints(made["model"]) if steps and step >= min(steps)]
+    places = tokens.places_of([document_id])
+    offset = places[0].start if places else None
+    if not places or "model" not in made:
+        model = made["model"].address if "model" in made else None
+        return {"steps": [], "checkpoint": model, "token_offset": offset}
+    steps = order_of(made["model"]).steps(places)
     return {
-        "token_offset": start,
-        "tokens": length,
-        "token_shards": shards,
-        "steps": sorted(steps),
-        "checkpoint": manifest.address,
-        "checkpoints": reached,
+        "token_offset": offset,
+        "tokens": places[0].length,
+        "epochs": len(places),
+        "token_shards": sorted({tokens.shard_of(at) for p in places for at in (p.start, p.start + p.length - 1)}),
+        "steps": steps,
+        "checkpoint": made["model"].address,
+        "checkpoints": [step for step in kept_checkpoints(made["model"].path) if steps and step >= steps[0]],
     }
-
-
-def _checkpoints(model: Artifact) -> list[int]:
-    """The steps after which a checkpoint of the run is kept."""
-    return sorted(int(path.name.removeprefix("step-")) for path in model.path.glob("checkpoints/step-*"))
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -155,6 +138,8 @@ def _show(document: dict[str, Any]) -> None:
         print("  training   held back: no training step read it")
     elif document["checkpoint"] is None:
         print("  training   no model is trained yet")
+    elif document["token_offset"] is None:
+        print("  training   in no shard: the mixture left it out")
     elif document["steps"]:
         steps = ", ".join(str(step) for step in document["steps"][:12])
         more = f" and {len(document['steps']) - 12} more" if len(document["steps"]) > 12 else ""

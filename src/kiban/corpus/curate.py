@@ -1,5 +1,5 @@
 """One piece of a source: read, normalise, judge, mask, decontaminate, sign. What is made is a folder that appears by
-one rename; the same piece gives the same bytes in it on any worker."""
+one rename; the same piece gives the same bytes in it on any worker. A piece is one row group of Parquet."""
 
 import os
 import re
@@ -16,9 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kiban.artifacts.files import fsync_folder, write_json
-from kiban.corpus import names
-from kiban.corpus.decontamination import Grams, contamination
-from kiban.corpus.documents import Document, Refused, Terms, Unreadable, document_id, ledger_of, masks_of, table_of
+from kiban.corpus import language, names
+from kiban.corpus.decontamination import Grams, held
+from kiban.corpus.documents import (
+    Document,
+    Refused,
+    Terms,
+    Unreadable,
+    contaminated_schema,
+    document_id,
+    ledger_of,
+    masks_of,
+    table_of,
+)
 from kiban.corpus.masks import mask
 from kiban.corpus.minhash import fingerprints, signatures
 from kiban.corpus.normalise import normalise
@@ -27,20 +37,27 @@ from kiban.corpus.pieces import Piece
 from kiban.corpus.quality import Recipe, figures, judge
 from kiban.corpus.readers import FORMATS
 from kiban.corpus.readers.member import Member
+from kiban.corpus.selection import Selection
 
-ROW_GROUP = 4096
 HALF_WIDTH = re.compile("[｡-ﾟ]")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How the pieces of one source are made. `folder` is where finished pieces lie."""
+    """How the pieces of one source are made. `terms` are those of the source, `overrides` those of some of its
+    documents: the first that means a document counts. A document must grant all of `needs`. `folder` is where finished
+    pieces lie."""
 
+    source: str
+    partner: str
+    register: str
     terms: Terms
+    overrides: tuple[tuple[Selection, Terms], ...]
+    needs: frozenset[str]
+    withdrawn: Selection
     format: str
     encoding: str
     recipe: Recipe
-    withdrawn: frozenset[str]
     permutations: int
     signature_bits: Literal[32, 64]
     repeated_paragraphs: int | None
@@ -50,19 +67,20 @@ class Job:
     folder: Path
 
     def piece_folder(self, number: int) -> Path:
-        return self.folder / f"{self.terms.source}-{number:05}"
+        return self.folder / f"{self.source}-{number:05}"
 
 
 def make_piece(job: Job, piece: Piece) -> None:
     """Makes a piece and commits it: documents that stand so far, ledger, keys for the comparison with others,
     counts."""
-    source = job.terms.source
-    documents, refused = _read(job, piece)
+    documents, refused = read(job, piece)
     counts: Counter[str] = Counter(documents_in=len(documents) + len(refused), other_files=piece.others)
-    table = table_of(documents, job.terms)
+    table = table_of(documents, job.source, job.partner, job.register)
     text = normalise(_strings(table["text"]), keep_letters=job.format == "aozora")
     table = table.set_column(1, "text", text)
-    scores = figures(job.recipe, text)
+    scores = figures(job.recipe, text, language.STATISTICS)
+    found = language.languages(text, scores)
+    table = table.set_column(table.column_names.index("language"), "language", pa.array(found, pa.string()))
     characters = scores["characters"].astype(np.int64)
     counts["characters_in"] = int(characters.sum())
 
@@ -83,25 +101,29 @@ def make_piece(job: Job, piece: Piece) -> None:
     verdicts = judge(job.recipe, scores, table["register"].to_pylist(), table["uri"].to_pylist())
     drop((verdict.row, verdict.reason, verdict.score, verdict.detail) for verdict in verdicts)
     grams = _load_grams(job.grams)
-    shares, which = contamination(_strings(table["text"]), grams)
+    rows, items, shares = held(_strings(table["text"]), grams)
+    taken = table.select(["id", "source", "uri"]).take(pa.array(rows))
+    contaminated = pa.table([*taken.columns, pa.array(items), pa.array(shares)], schema=contaminated_schema())
+    best = {int(rows[at]): at for at in np.lexsort((-items, shares, rows)).tolist()}  # the last of a row is its best
     drop(
-        (row, "contaminated", float(shares[row]), f"holds the evaluation text 「{grams.text(which[row])[:80]}」")
-        for row in np.flatnonzero(shares).tolist()
+        (row, "contaminated", float(shares[at]), f"holds the evaluation text 「{grams.text(items[at])[:80]}」")
+        for row, at in best.items()
     )
     text, masked = mask(_strings(table["text"]))
     if job.mask_names:
         text, named = names.mask(text)
-        masked = [found + more for found, more in zip(masked, named, strict=True)]
+        masked = [places + more for places, more in zip(masked, named, strict=True)]
     table = table.set_column(1, "text", text)
-    for found in masked:
-        counts.update({f"masked.{category}": number for category, number in found.items()})
+    for places in masked:
+        counts.update({f"masked.{category}": number for category, number in places.items()})
 
     folder = job.piece_folder(piece.number)
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write_table(table, temporary / "documents.parquet")
-    write_table(ledger_of(refused, source), temporary / "ledger.parquet")
+    write_table(ledger_of(refused, job.source), temporary / "ledger.parquet")
+    write_table(contaminated, temporary / "contaminated.parquet")
     write_table(masks_of(table["id"].to_pylist(), masked), temporary / "masks.parquet")
     keys: dict[str, Any] = {
         "ids": np.array(table["id"].to_pylist(), dtype="S32"),
@@ -124,10 +146,11 @@ def make_piece(job: Job, piece: Piece) -> None:
     temporary.rename(folder)
 
 
-def _read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document]], list[tuple[str, Refused]]]:
-    """The documents of a piece and what could not be read, each with its id; withdrawn ones are among the latter."""
-    source = job.terms.source
-    documents: list[tuple[str, Document]] = []
+def read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document, Terms]], list[tuple[str, Refused]]]:
+    """The documents of a piece with their ids and terms, and what of it goes no further: what could not be read, what
+    is withdrawn, and what grants less than is needed."""
+    source = job.source
+    documents: list[tuple[str, Document, Terms]] = []
     refused = [(document_id(source, item.uri, item.raw), item) for item in piece.refused]
     for member in piece.members:
         for item in _documents(job, member):
@@ -139,21 +162,32 @@ def _read(job: Job, piece: Piece) -> tuple[list[tuple[str, Document]], list[tupl
             if half := _half_pair(item):
                 uri = item.uri.encode(errors="backslashreplace").decode()
                 refused.append((identity, Refused(uri, "undecodable", f"half of a surrogate pair, {half!r}", raw)))
-            elif by := job.withdrawn & {identity, item.uri, source}:
-                why = Refused(item.uri, "withdrawn", f"by {min(by)}", b"", item.title, 0.0, len(item.text))
-                refused.append((identity, why))
+                continue
+            if by := job.withdrawn.why(source, identity, item.uri):
+                refused.append((identity, _left_out(item, "withdrawn", f"by {by}")))
+                continue
+            terms = next((own for meant, own in job.overrides if meant.why(source, identity, item.uri)), job.terms)
+            if missing := sorted(job.needs.difference(terms.uses)):
+                refused.append((identity, _left_out(item, "not_granted", f"its terms do not grant {missing[0]}")))
             else:
-                documents.append((identity, item))
+                documents.append((identity, item, terms))
     return documents, refused
 
 
+def _left_out(item: Document, reason: str, detail: str) -> Refused:
+    return Refused(item.uri, reason, detail, b"", item.title, 0.0, len(item.text))
+
+
 def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
+    item = None
     try:
         for item in FORMATS[job.format].read(member, job.encoding):
             if job.encoding == "cp932" and isinstance(item, Document) and _is_euc_jp(item.text):
                 yield Refused(item.uri, "undecodable", "half-width kana throughout: EUC-JP?", member.data)
             else:
                 yield item
+        if item is None:
+            yield Refused(member.name, "malformed", "there is no document in it", member.data)
     except UnicodeDecodeError as error:
         detail = f"not {error.encoding}: {error.reason} at byte {error.start}"
         yield Refused(member.name, "undecodable", detail, member.data)
@@ -201,7 +235,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     alike = [name for name in table.column_names if name != "text"]  # no two texts are, and to look costs time
     with temporary.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP, use_dictionary=alike)
+        pq.write_table(table, file, compression="zstd", row_group_size=max(len(table), 1), use_dictionary=alike)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

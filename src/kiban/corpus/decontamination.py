@@ -8,6 +8,7 @@ sentences. A document is contaminated if it holds at least `SHARE` of the differ
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 NGRAM = 13
 SHARE = 0.8
 SHORTEST_SENTENCE, LONGEST_SENTENCE = 6, NGRAM - 3  # one of 11 characters is a gram with its boundaries
+SIEVE_BITS = 24
+SIEVE_SHIFT = np.uint64(64 - (SIEVE_BITS - 3))  # the high bits say which byte, the lowest which bit
 BASE = np.uint64(0x9E3779B97F4A7C15)
 SENTENCE = np.uint64(0x2545F4914F6CDD1D)
 BOUNDARY = 0x3002
@@ -50,16 +53,22 @@ class Grams:
         return self.data[self.offsets[number] : self.offsets[number + 1]].tobytes().decode()
 
 
+def numbered(texts: Iterable[str]) -> list[str]:
+    """Different texts in the order in which they are numbered."""
+    return sorted(set(texts))
+
+
 def grams_of(texts: Iterable[str], short: Collection[str] = ()) -> Grams:
     """The grams of evaluation texts, ready to be looked for. Those of `short` may be as short as 6 characters."""
     import pyarrow as pa
 
     short = set(short)
-    listed = sorted(short.union(texts))
+    listed = numbered(chain(texts, short))
     may_be_short = np.array([text in short for text in listed], bool)
     offsets, data = buffers(normalise(pa.array(listed, pa.string())))
     pairs = _all_grams(offsets, data, BOUNDARIES, may_be_short)
-    pairs = np.unique(pairs, axis=0) if len(pairs) else pairs
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs = pairs[np.concatenate([np.ones(min(len(pairs), 1), bool), (pairs[1:] != pairs[:-1]).any(axis=1)])]
     grams, begins = np.unique(pairs[:, 0], return_index=True)
     size = 16
     while size < 4 * len(grams):
@@ -77,13 +86,26 @@ def grams_of(texts: Iterable[str], short: Collection[str] = ()) -> Grams:
     )
 
 
-def contamination(texts: "pa.StringArray", grams: Grams) -> tuple[np.ndarray, np.ndarray]:
-    """For each of N texts the share of an evaluation text's grams that it holds, 0 if that is below `SHARE`, and the
-    number of that evaluation text: the one it holds most of."""
+def held(texts: "pa.StringArray", grams: Grams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of N texts hold which evaluation texts: the number of the text, that of the evaluation text, and the share
+    of its grams that is held, `SHARE` or more; in the order of both numbers."""
     offsets, data = buffers(texts)
-    return _contamination(
+    rows, items, shares = _held(
         offsets, data, BOUNDARIES, grams.table, grams.grams, grams.starts, grams.items, grams.needed, grams.sizes
     )
+    order = np.lexsort((items, rows))
+    return rows[order], items[order], shares[order]
+
+
+def contamination(texts: "pa.StringArray", grams: Grams) -> tuple[np.ndarray, np.ndarray]:
+    """For each of N texts the share of an evaluation text's grams that it holds, 0 if that is below `SHARE`, and the
+    number of that evaluation text: the one it holds most of, the first of equals."""
+    rows, items, shares = held(texts, grams)
+    best = np.zeros(len(texts), np.float64)
+    which = np.zeros(len(texts), np.int64)
+    order = np.lexsort((-items, shares, rows))  # the last of each row is its best
+    best[rows[order]], which[rows[order]] = shares[order], items[order]
+    return best, which
 
 
 @numba.njit(nogil=True)
@@ -188,24 +210,30 @@ def _place(grams: Any, size: int) -> Any:
 
 
 @kernel
-def _contamination(
+def _held(
     offsets: Any, data: Any, boundaries: Any, table: Any, grams: Any, starts: Any, items: Any, needed: Any, sizes: Any
 ) -> Any:
     n = len(offsets) - 1
-    out = np.zeros(n, np.float64)
-    which = np.zeros(n, np.int64)
+    rows, found, shares = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)], [0.0 for _ in range(0)]
     longest = 0
     for d in range(n):
         longest = max(longest, offsets[d + 1] - offsets[d])
     room = np.empty(2 * longest + 2, np.uint64)
     gram_seen = np.full(len(grams), -1, np.int64)  # in which document last
     item_seen = np.full(len(needed), -1, np.int64)
-    held = np.zeros(len(needed), np.int64)
+    count_of = np.zeros(len(needed), np.int64)
+    touched = np.empty(len(needed), np.int64)
+    sieve = np.zeros(1 << (SIEVE_BITS - 3), np.uint8)  # stays in the cache, where the table does not
+    for g in range(len(grams)):
+        sieve[grams[g] >> SIEVE_SHIFT] |= np.uint8(1) << (grams[g] & np.uint64(7))
     mask = np.uint64(len(table) - 1)
     for d in range(n):
         count = _hashes(data, offsets[d], offsets[d + 1], boundaries, room)
         count += _sentence_hashes(data, offsets[d], offsets[d + 1], boundaries, room[count:])
+        num_touched = 0
         for h in range(count):
+            if not sieve[room[h] >> SIEVE_SHIFT] & np.uint8(1) << (room[h] & np.uint64(7)):
+                continue
             at = room[h] & mask
             while table[at] and grams[table[at] - 1] != room[h]:
                 at = (at + np.uint64(1)) & mask
@@ -217,9 +245,14 @@ def _contamination(
                 item = items[s]
                 if item_seen[item] != d:
                     item_seen[item] = d
-                    held[item] = 0
-                held[item] += 1
-                if held[item] >= needed[item] and held[item] / sizes[item] > out[d]:
-                    out[d] = held[item] / sizes[item]
-                    which[d] = item
-    return out, which
+                    count_of[item] = 0
+                    touched[num_touched] = item
+                    num_touched += 1
+                count_of[item] += 1
+        for t in range(num_touched):
+            item = touched[t]
+            if count_of[item] >= needed[item]:
+                rows.append(np.int64(d))
+                found.append(item)
+                shares.append(count_of[item] / sizes[item])
+    return np.array(rows), np.array(found), np.array(shares)

@@ -41,14 +41,13 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What every document of a source carries with it."""
+    """What a document carries with it. `expires` is a date, or nothing."""
 
-    source: str
-    partner: str
     licence: str
     uses: tuple[str, ...]
     residency: tuple[str, ...]
-    register: str
+    expires: str
+    obligations: tuple[str, ...]
 
 
 def document_id(source: str, uri: str, raw: bytes) -> str:
@@ -56,13 +55,15 @@ def document_id(source: str, uri: str, raw: bytes) -> str:
     return hashlib.sha256(b"\0".join((source.encode(), uri.encode(errors="surrogatepass"), raw))).hexdigest()[:32]
 
 
+LISTS = ("uses", "residency", "obligations")
+
+
 def document_schema() -> "pa.Schema":
     import pyarrow as pa
 
-    names = ("id", "text", "source", "partner", "licence", "uses", "residency", "title", "author", "date", "uri")
-    lists = ("uses", "residency")
-    fields = [(name, pa.list_(pa.string()) if name in lists else pa.string()) for name in (*names, "register")]
-    return pa.schema(fields)
+    first = ("id", "text", "source", "partner", "licence", "uses", "residency", "expires", "obligations")
+    names = (*first, "title", "author", "date", "uri", "register", "language")
+    return pa.schema([(name, pa.list_(pa.string()) if name in LISTS else pa.string()) for name in names])
 
 
 def ledger_schema() -> "pa.Schema":
@@ -78,6 +79,14 @@ def cuts_schema() -> "pa.Schema":
     import pyarrow as pa
 
     return pa.schema([("id", pa.string()), ("source", pa.string()), ("characters", pa.int64())])
+
+
+def contaminated_schema() -> "pa.Schema":
+    """A row for each evaluation text that a document held: `text` is its number (see `decontamination.numbered`)."""
+    import pyarrow as pa
+
+    strings = [(name, pa.string()) for name in ("id", "source", "uri")]
+    return pa.schema([*strings, ("text", pa.int64()), ("share", pa.float64())])
 
 
 def masks_schema() -> "pa.Schema":
@@ -98,21 +107,22 @@ def masks_of(ids: Sequence[str], masked: Sequence[Mapping[str, int]]) -> "pa.Tab
     return pa.Table.from_pylist(rows, schema=masks_schema())
 
 
-def table_of(documents: Sequence[tuple[str, Document]], terms: Terms) -> "pa.Table":
-    """Documents with their ids, as a table with `document_schema`."""
+def table_of(documents: Sequence[tuple[str, Document, Terms]], source: str, partner: str, register: str) -> "pa.Table":
+    """Documents with their ids and terms, as a table with `document_schema`; their language is still to be found.
+    `register` is that of documents which have none."""
     import pyarrow as pa
 
-    count = len(documents)
     columns: dict[str, Any] = {
-        "id": [identity for identity, _ in documents],
-        "uses": [list(terms.uses)] * count,
-        "residency": [list(terms.residency)] * count,
-        "register": [document.register or terms.register for _, document in documents],
+        "id": [identity for identity, _, _ in documents],
+        "source": [source] * len(documents),
+        "partner": [partner] * len(documents),
+        "register": [document.register or register for _, document, _ in documents],
+        "language": ["und"] * len(documents),
     }
-    for name in ("source", "partner", "licence"):
-        columns[name] = [getattr(terms, name)] * count
+    for name in ("licence", "uses", "residency", "expires", "obligations"):
+        columns[name] = [getattr(terms, name) for _, _, terms in documents]
     for name in ("text", "title", "author", "date", "uri"):
-        columns[name] = [getattr(document, name) for _, document in documents]
+        columns[name] = [getattr(document, name) for _, document, _ in documents]
     return pa.table({name: columns[name] for name in document_schema().names}, schema=document_schema())
 
 

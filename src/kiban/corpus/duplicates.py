@@ -12,6 +12,7 @@ import numpy as np
 
 from kiban.artifacts.kernel import kernel
 
+SIMILARITIES = 1 << 16  # pairs whose signatures are compared at a time, once it is known which they are
 MOST_COMPARED = 32  # documents of a bucket that a new one is compared with; more than that share a page's frame
 
 
@@ -27,40 +28,48 @@ class Duplicates:
     cluster: np.ndarray
 
 
-def find(
-    fingerprints: np.ndarray,
-    signatures: np.ndarray,
-    characters: np.ndarray,
-    ids: np.ndarray,
-    bands: int,
-    threshold: float,
-    loose: float,
-) -> Duplicates:
-    """Duplicates among N documents.
+@dataclass(frozen=True)
+class Ranked:
+    """N documents in the order of their ranks: `documents` (N) by rank; `first` (N) for each rank the first with an
+    equal text; `unique` the ranks that are first themselves, in order. Only those need signatures."""
+
+    documents: np.ndarray
+    first: np.ndarray
+    unique: np.ndarray
+
+
+def rank(fingerprints: np.ndarray, characters: np.ndarray, ids: np.ndarray) -> Ranked:
+    """Ranks N documents. `fingerprints`: N x 2 uint64, from `minhash.fingerprints`; `ids`: N fixed-length byte
+    strings."""
+    order = np.lexsort((ids, -characters))
+    first = _first_of_equal(fingerprints[order])
+    return Ranked(order, first, np.flatnonzero(first == np.arange(len(order))))
+
+
+def find(ranked: Ranked, signatures: np.ndarray, bands: int, threshold: float, loose: float) -> Duplicates:
+    """Duplicates among the documents that are ranked.
 
     Args:
-        fingerprints: N x 2 uint64, from `minhash.fingerprints`.
-        signatures: N x k uint32, from `minhash.signatures`; k is a multiple of `bands`. Documents are compared if one
-            of their bands of k / bands entries is equal, which is so with probability 1 - (1 - J^(k / bands))^bands.
-        ids: N fixed-length byte strings.
+        signatures: U x k, from `minhash.signatures`, of the documents of `ranked.unique` in that order; k is a multiple
+            of `bands`. Documents are compared if one of their bands of k / bands entries is equal, which is so with
+            probability 1 - (1 - J^(k / bands))^bands.
         threshold: estimated Jaccard similarity from which on a document is a duplicate.
         loose: the same for `cluster`.
     """
-    order = np.lexsort((ids, -characters))  # rank -> document
-    fingerprints, signatures = fingerprints[order], signatures[order]
-    n = len(order)
-    first = _first_of_equal(fingerprints)
-    unique = np.flatnonzero(first == np.arange(n))
-    near, alike = _components(signatures[unique], bands, threshold, loose)
-    kept = unique[_representatives(near, signatures[unique], threshold)][np.searchsorted(unique, first)]
-    cluster = unique[alike][np.searchsorted(unique, first)]
+    documents, first, unique = ranked.documents, ranked.first, ranked.unique
+    n = len(documents)
+    at = np.searchsorted(unique, first)  # for each rank the row of its signature
+    near, alike = _components(signatures, bands, threshold, loose)
+    stands_for = _representatives(near, signatures, threshold)  # row -> row
+    similar = np.ones(len(unique))
+    going = np.flatnonzero(stands_for != np.arange(len(unique)))
+    for rows in np.split(going, range(SIMILARITIES, len(going), SIMILARITIES)):
+        similar[rows] = (signatures[rows] == signatures[stands_for[rows]]).mean(axis=1)
+    kept = unique[stands_for][at]
     exact = (first != np.arange(n)) & (kept == first)
-    going = np.flatnonzero(kept != np.arange(n))
-    similarity = np.ones(n)
-    similarity[going] = (signatures[going] == signatures[kept[going]]).mean(axis=1)
-    document = np.empty(n, np.int64)
-    document[order] = np.arange(n)  # document -> rank
-    return Duplicates(order[kept[document]], exact[document], similarity[document], order[cluster[document]])
+    ranks = np.empty(n, np.int64)
+    ranks[documents] = np.arange(n)
+    return Duplicates(documents[kept[ranks]], exact[ranks], similar[at][ranks], documents[unique[alike][at][ranks]])
 
 
 def _first_of_equal(fingerprints: np.ndarray) -> np.ndarray:

@@ -194,14 +194,15 @@ def _automaton(path: Path, alone_in_katakana: bool) -> "Automaton":
     return automaton(_lines(path), alone_in_katakana)
 
 
-def figures(recipe: Recipe, texts: "pa.StringArray") -> "dict[str, np.ndarray]":
-    """The statistics of N texts that the recipe's rules ask for, and `characters`: a column (N, float64) each."""
+def figures(recipe: Recipe, texts: "pa.StringArray", more: Sequence[str] = ()) -> "dict[str, np.ndarray]":
+    """The statistics of N texts that the recipe's rules ask for, `characters` and `more`: a column (N, float64)
+    each."""
     import numpy as np
 
     from kiban.corpus.statistics import statistics
     from kiban.corpus.words import COUNTS, count
 
-    asked = {rule.statistic for rule in recipe.rule} | {"characters"}
+    asked = {rule.statistic for rule in recipe.rule} | {"characters", *more}
     shares = {f"words.{words.name}.share" for words in recipe.words} & asked
     found = statistics(texts, asked | ({"swallow.num_japanese_letters"} if shares else set()))
     for words in recipe.words:
@@ -226,12 +227,7 @@ def judge(
     standing[[verdict.row for verdict in verdicts]] = False
     for rule in recipe.rule:
         values = statistics[rule.statistic]
-        broken = standing & ((values < rule.at_least) | (values > rule.at_most))
-        if rule.below is not None:
-            broken |= standing & (values >= rule.below)
-        broken &= characters >= rule.from_characters
-        if rule.except_registers:
-            broken &= ~np.isin(np.array(registers, dtype=object), rule.except_registers)
+        broken = standing & breaks(rule, statistics, registers)
         for row in np.flatnonzero(broken):
             value = float(values[row])
             bound = f"< {rule.at_least:g}" if value < rule.at_least else f"> {rule.at_most:g}"
@@ -239,6 +235,26 @@ def judge(
             verdicts.append(Verdict(int(row), rule.reason, value, f"{rule.statistic} {value:.4g} {bound}"))
         standing &= ~broken
     return sorted(verdicts, key=lambda verdict: verdict.row)
+
+
+def judged(rule: Rule, statistics: "Mapping[str, np.ndarray]", registers: Sequence[str]) -> "np.ndarray":
+    """Which of the texts (bool) a rule is for: those that are long enough and of no register that is left out."""
+    import numpy as np
+
+    judges: np.ndarray = statistics["characters"] >= rule.from_characters
+    if rule.except_registers:
+        judges = judges & ~np.isin(np.array(registers, dtype=object), rule.except_registers)
+    return judges
+
+
+def breaks(rule: Rule, statistics: "Mapping[str, np.ndarray]", registers: Sequence[str]) -> "np.ndarray":
+    """Which of the texts (bool) break a rule."""
+    values = statistics[rule.statistic]
+    broken = (values < rule.at_least) | (values > rule.at_most)
+    if rule.below is not None:
+        broken |= values >= rule.below
+    found: np.ndarray = broken & judged(rule, statistics, registers)
+    return found
 
 
 def _judge_host(recipe: Recipe, row: int, uri: str) -> Verdict | None:

@@ -1,202 +1,24 @@
-"""The stages `source` (an archive under its terms) and `corpus` (clean text from all sources), and their settings."""
+"""The stage `corpus` (clean text from all sources), and its settings."""
 
 import datetime
 import os
 import re
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import Metric
 from kiban.artifacts.progress import Progress
-from kiban.artifacts.rights import ANYWHERE, Rights, obligations_of
+from kiban.artifacts.rights import USES, Rights, meet
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact
-from kiban.corpus.addresses import check_url, is_url
-
-if TYPE_CHECKING:
-    from kiban.corpus.readers.member import Extraction
-
-DEMO = "kiban:demo"
-
-FormatName = Literal[
-    "aozora",
-    "cirrus",
-    "demo",
-    "dialogue_json",
-    "dialogue_tsv",
-    "docx",
-    "epub",
-    "html",
-    "jsonl",
-    "knp_org",
-    "law_xml",
-    "markdown",
-    "mediawiki",
-    "parquet",
-    "pdf",
-    "plain",
-    "po",
-    "squad_json",
-    "subtitles",
-    "warc",
-]
-EXTRACTED = ("warc", "pdf")
-
-
-class SourceSettings(Settings):
-    """`[[source]]`: where data lies, in which format, and under which terms it came.
-
-    `path` is a file, a folder or an https address; `sha256` is that of the file, and an address needs it. `encoding`
-    is that of the format unless it is given; `detect` finds it. `extract` takes the content out of web pages,
-    `extract_seconds` is the most that one of them, or a PDF, may take; `columns` says what the fields of a document are
-    called in Parquet. `obligations` are owed beside those of the licence.
-    `megabytes` (4 unless given) and `seed` are for the demo text.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    path: str
-    format: FormatName
-    partner: str
-    licence: str
-    uses: tuple[str, ...]
-    residency: tuple[str, ...] = (ANYWHERE,)
-    expires: datetime.date | None = None
-    obligations: tuple[str, ...] = ()
-    register_: str = Field(default="", alias="register")
-    encoding: str | None = None
-    megabytes: float | None = Field(default=None, gt=0, le=64)
-    seed: int | None = None
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    extract: Literal["resiliparse", "trafilatura"] | None = None
-    extract_seconds: float | None = Field(default=None, gt=0)
-    columns: dict[Literal["text", "uri", "title", "author", "date", "register"], str] | None = None
-    # `path` made absolute, or where the file at an address is kept; None for the demo text
-    location: str | None = Field(default=None, exclude=True)
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str | None) -> str | None:
-        try:
-            "".encode("utf-8" if encoding in (None, "detect") else encoding)
-        except LookupError:
-            raise ValueError(f"encoding '{encoding}' is not known; such as detect, utf-8, cp932, euc_jp") from None
-        return encoding
-
-    @model_validator(mode="after")
-    def _terms_are_known(self) -> "SourceSettings":
-        terms(self)
-        if (self.path == DEMO) != (self.format == "demo"):
-            raise ValueError(f"path '{DEMO}' and format 'demo' go together")
-        for key in ("megabytes", "seed"):
-            if getattr(self, key) is not None and self.format != "demo":
-                raise ValueError(f"'{key}' is for the demo text alone; take it out")
-        for key, formats in (("extract", ("warc",)), ("extract_seconds", EXTRACTED), ("columns", ("parquet",))):
-            if getattr(self, key) is not None and self.format not in formats:
-                raise ValueError(f"'{key}' is for the format {' or '.join(formats)}; take it out")
-        if is_url(self.path):
-            check_url(self.path)
-            if self.sha256 is None:
-                raise ValueError("an address needs the `sha256` of the file that is there, so that no other is taken")
-        return self
-
-    def place(self) -> Path | None:
-        """Where the data lies; None for the demo text."""
-        return None if self.format == "demo" else Path(self.location or self.path)
-
-    def extraction(self) -> "Extraction":
-        from kiban.corpus.readers.member import Extraction
-
-        columns = tuple(sorted((str(field), column) for field, column in (self.columns or {}).items()))
-        return Extraction(self.extract or "resiliparse", self.extract_seconds or 10.0, columns)
-
-
-def check_libraries(settings: SourceSettings) -> None:
-    """Raises KibanError, naming the extra, if a package that the source's format needs is not installed."""
-    from importlib.util import find_spec
-
-    from kiban.corpus.readers import FORMATS
-
-    needed = settings.extract if settings.extract == "trafilatura" else FORMATS[settings.format].needs
-    if needed and find_spec(needed) is None:
-        raise KibanError(
-            f"source '{settings.name}': format '{settings.format}' needs the package {needed}; "
-            "install it with `pip install 'kiban[corpus]'`"
-        )
-
-
-def terms(settings: SourceSettings) -> Rights:
-    """What the source may be used for, where, until when, and what is owed for it."""
-    return Rights(
-        uses=frozenset(settings.uses),
-        residency=frozenset(settings.residency),
-        expires=settings.expires,
-        obligations=obligations_of(settings.licence, settings.name) | frozenset(settings.obligations),
-    )
-
-
-def _files_of(settings: SourceSettings) -> list[Path]:
-    check_libraries(settings)
-    place = settings.place()
-    if is_url(settings.path):
-        return []  # `sha256` is the digest: nothing is fetched before it is needed
-    if place is None:
-        folder = Path(__file__).parent / "demo_text"
-        return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    from kiban.corpus.archives import files
-    from kiban.corpus.readers import FORMATS
-
-    return files(place, FORMATS[settings.format].endings, settings.name)
-
-
-def bring(settings: SourceSettings, progress: Progress) -> None:
-    """Fetches the file of a source at an address, unless it is here."""
-    if is_url(settings.path):
-        from kiban.corpus.download import fetch
-
-        place = settings.place()
-        assert place is not None and settings.sha256 is not None
-        fetch(settings.path, settings.sha256, place, settings.name, progress)
-
-
-@stage("source", external=_files_of, rights=terms)
-def source(settings: SourceSettings, out: Path, progress: Progress) -> Outcome:
-    """Records what a source is made of: source.json, with the sha256 and size of each file. The data stay where they
-    are."""
-    from kiban.artifacts.files import write_json
-    from kiban.artifacts.hashing import sha256_file
-
-    place = settings.place() or Path(__file__).parent
-    if is_url(settings.path):
-        bring(settings, progress)
-        paths = [place]
-    else:
-        paths = _files_of(settings)
-    records = []
-    total = sum(path.stat().st_size for path in paths)
-    with progress.task(f"digests of {settings.name}", total / 1e6, "MB") as task:
-        for path in paths:
-            name = path.relative_to(place).as_posix() if place.is_dir() else path.name
-            records.append({"path": name, "sha256": sha256_file(path), "bytes": path.stat().st_size})
-            task.advance(path.stat().st_size / 1e6)
-    if settings.sha256 and [record["sha256"] for record in records] != [settings.sha256]:
-        found = records[0]["sha256"] if len(records) == 1 else f"{len(records)} files"
-        raise KibanError(
-            f"source '{settings.name}': {place} is not the file with the sha256 {settings.sha256} (found: {found}); "
-            "fetch it again, or correct `sha256`"
-        )
-    write_json(out / "source.json", {"name": settings.name, "format": settings.format, "files": records})
-    return Outcome(
-        metrics={
-            "source.files": Metric(value=len(records), unit="files"),
-            "source.bytes": Metric(value=total, unit="bytes"),
-        }
-    )
+from kiban.corpus.engines import EngineName
+from kiban.corpus.selection import selection
+from kiban.corpus.sources import SourceSettings, all_terms, bring, check_libraries
 
 
 class CorpusSettings(Settings):
@@ -208,8 +30,9 @@ class CorpusSettings(Settings):
     `repeated_paragraphs` characters or more, and spans of about `repeated_spans` characters or more, are cut out of all
     documents but the first that has them; without these settings nothing is cut. `mask_names` masks names and addresses
     beside numbers (`kiban[names]`). `evaluation_data` is a folder of evaluation sets that no document may hold, beside
-    our own. `withdrawn` lists ids or uris of documents, or names of sources, that must stay out. `workers` is a number
-    of processes; any number gives the same corpus."""
+    our own. A document that does not grant all of `needs`, in a source of which other documents do, stays out.
+    `withdrawn` lists what must stay out, as `source:NAME`, `document:ID`, `uri:ADDRESS` or `host:NAME`. `engine` says
+    where the work runs (`serial`, `process`, `ray`), `workers` on how many cores; all give the same corpus."""
 
     recipe: str = "kiban"
     hold_back: float = Field(default=0.01, ge=0, lt=1)
@@ -221,8 +44,11 @@ class CorpusSettings(Settings):
     repeated_spans: int | None = Field(default=None, ge=20)
     mask_names: bool = False
     evaluation_data: str | None = None
+    needs: tuple[str, ...] = ("pretrain",)
     withdrawn: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()  # `source.number` of the overrides whose term is over: follows from the day
     workers: int = Field(default=1, ge=1, exclude=True)
+    engine: EngineName | None = Field(default=None, exclude=True)  # None: `process` where there are workers
     locations: dict[str, str] = Field(default_factory=dict, exclude=True)  # source name -> absolute path
     folder: str = Field(default=".", exclude=True)  # what paths in this table are relative to
 
@@ -230,7 +56,45 @@ class CorpusSettings(Settings):
     def _whole_bands(self) -> "CorpusSettings":
         if self.permutations % self.bands:
             raise ValueError(f"permutations ({self.permutations}) must be a multiple of bands ({self.bands})")
+        if self.engine == "serial" and self.workers > 1:
+            raise ValueError(f"engine 'serial' has one worker, not {self.workers}; take `engine` or `workers` out")
+        if unknown := sorted(set(self.needs) - set(USES)):
+            raise ValueError(f"needs: use '{unknown[0]}' is not known; uses are {', '.join(USES)}")
+        selection(self.withdrawn)
         return self
+
+
+def expired(sources: Sequence[SourceSettings], day: datetime.date) -> tuple[str, ...]:
+    """`CorpusSettings.expired` on that day: an address must not depend on the day in any other way."""
+    return tuple(
+        f"{source.name}.{number}"
+        for source in sources
+        for number, override in enumerate(source.overrides)
+        if override.expires and override.expires < day
+    )
+
+
+def granted(source: SourceSettings, settings: CorpusSettings) -> list[bool]:
+    """For the source's terms and those of each override: whether documents under them come into the corpus. Where
+    none grants what is needed, none is left out for it: the stage that needs it refuses then, and names the source."""
+    over = [False, *(f"{source.name}.{number}" in settings.expired for number in range(len(source.overrides)))]
+    grants = [
+        not late and not terms.constraints and terms.uses.issuperset(settings.needs)
+        for terms, late in zip(all_terms(source), over, strict=True)
+    ]
+    return grants if any(grants) else [True] * len(grants)
+
+
+def _rights(settings: CorpusSettings, sources: Sequence[Settings]) -> Rights:
+    """The meet of the terms of all documents that can be in the corpus."""
+    withdrawn = selection(settings.withdrawn).sources
+    return meet(
+        terms
+        for source in sources
+        if isinstance(source, SourceSettings) and source.name not in withdrawn
+        for terms, comes_in in zip(all_terms(source), granted(source, settings), strict=True)
+        if comes_in
+    )
 
 
 def _recipe_of(settings: CorpusSettings) -> Path:
@@ -246,47 +110,55 @@ def _recipe_files(settings: CorpusSettings) -> list[Path]:
     return [recipe, *lists(load_recipe(recipe))]
 
 
-def _evaluation_files(settings: CorpusSettings) -> list[Path]:
-    from kiban.corpus.evaluation_sets import evaluation_files
-
+def evaluation_folder(settings: CorpusSettings) -> Path | None:
+    """Raises KibanError if it is not there, or the path needs an environment variable that is not set."""
     written = settings.evaluation_data
     if written is None:
-        return evaluation_files(None)
+        return None
     expanded = os.path.expandvars(written)
     if unset := re.search(r"\$\{?(\w+)", expanded):
         raise KibanError(f"[corpus] evaluation_data '{written}' needs the environment variable {unset[1]}; set it")
-    return evaluation_files(Path(settings.folder) / Path(expanded).expanduser())
+    folder = Path(settings.folder) / Path(expanded).expanduser()
+    if not folder.is_dir():
+        raise KibanError(f"[corpus] evaluation_data: {folder} is no folder; correct the path")
+    return folder
+
+
+def _evaluation_files(settings: CorpusSettings) -> list[Path]:
+    from kiban.corpus.evaluation_sets import evaluation_sets
+
+    return [file for each in evaluation_sets(evaluation_folder(settings)) for file in each.files]
 
 
 @stage(
     "corpus",
-    version=2,
+    version=3,
     inputs=("sources",),
     external=lambda settings: [*_recipe_files(settings), *_evaluation_files(settings)],
+    rights_left=_rights,
 )
 def corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progress: Progress) -> Outcome:
     """Makes the corpus: shards/part-*.parquet, held_back.parquet, ledger.parquet (a row for every document that is in
     neither), masks.parquet (how much of what was masked in which document), cuts.parquet (how much was cut out of
-    which), summary.json."""
+    which), contaminated.parquet (which document held what of which evaluation set), decontamination.json (how much was
+    found of each set), summary.json."""
     import shutil
-    from concurrent.futures.process import BrokenProcessPool
+
+    from kiban.corpus.engines import WorkerLost
 
     try:
         return _corpus(settings, sources, out, progress)
-    except BrokenProcessPool:
-        raise KibanError(
-            f"[corpus]: one of {settings.workers} worker processes was ended from outside, perhaps for want of memory; "
-            "run again with fewer `workers`: finished pieces are kept"
-        ) from None
+    except WorkerLost:
+        raise
     except KibanError:  # settings or sources must change, and with them the address: what is there is of no more use
         shutil.rmtree(out / ".work", ignore_errors=True)
         raise
 
 
 def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progress: Progress) -> Outcome:
-    from kiban.corpus import build, curate
-    from kiban.corpus.decontamination import grams_of
-    from kiban.corpus.evaluation_sets import evaluation_files, texts_of
+    from kiban.corpus import build, curate, decontamination, writing
+    from kiban.corpus.engines import engine
+    from kiban.corpus.evaluation_sets import evaluation_sets
     from kiban.corpus.names import tokenizer
     from kiban.corpus.quality import load_recipe
 
@@ -294,9 +166,12 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
     recipe = load_recipe(_recipe_of(settings))
     if settings.mask_names:
         tokenizer()
-    shipped = evaluation_files(None)
-    given = [file for file in _evaluation_files(settings) if file not in shipped]
-    grams = grams_of(chain(*map(texts_of, given)), short=list(chain(*map(texts_of, shipped))))
+    sets = {each.name: each.items() for each in evaluation_sets(evaluation_folder(settings))}
+    short = {each.name for each in evaluation_sets(None)}
+    grams = decontamination.grams_of(
+        chain.from_iterable(item for name, items in sets.items() if name not in short for item in items),
+        short=set(chain.from_iterable(item for name in short for item in sets[name])),
+    )
     curate.save_grams(grams, work / "grams.npz")
     inputs = []
     for artifact in sources:
@@ -305,10 +180,12 @@ def _corpus(settings: CorpusSettings, sources: list[Artifact], out: Path, progre
         check_libraries(origin)
         bring(origin, progress)
         inputs.append(build.input_of(origin, settings, recipe, work, int(artifact.metrics["source.bytes"].value)))
-    pieces = build.read_sources(inputs, work, settings.workers, progress)
-    decision = build.decide(pieces, inputs, settings)
-    build.write_corpus(pieces, decision, out, progress)
-    return Outcome(metrics=_metrics(build.summarise(pieces, inputs, out)))
+    with engine(settings.engine or ("process" if settings.workers > 1 else "serial"), settings.workers) as workers:
+        pieces = build.read_sources(inputs, work, workers, progress)
+        decision = build.decide(pieces, inputs, settings, work)
+        writing.write_corpus(pieces, decision, work, out, workers, progress)
+    writing.write_contamination(pieces, sets, grams, out)
+    return Outcome(metrics=_metrics(writing.summarise(pieces, inputs, out)))
 
 
 def _metrics(summaries: dict[str, dict[str, Any]]) -> dict[str, Metric]:

@@ -17,16 +17,16 @@ def report(corpus: Path, suites: Mapping[str, Sequence[Item]]) -> dict[str, dict
     Raises:
         KibanError: if `corpus` is no corpus.
     """
-    import pyarrow.compute as pc
     import pyarrow.dataset
     import pyarrow.parquet as pq
 
     from kiban.corpus.decontamination import contamination, grams_of
     from kiban.corpus.normalise import normalise
 
-    if not (corpus / "shards").is_dir() or not (corpus / "ledger.parquet").is_file():
+    if not (corpus / "shards").is_dir() or not (corpus / "contaminated.parquet").is_file():
         raise KibanError(
-            f"{corpus}: no corpus (it has shards/ and ledger.parquet); give the folder that one was made in"
+            f"{corpus}: no corpus (it has shards/ and contaminated.parquet); give the folder that one was made in, or "
+            "make it again if an older Kiban made it"
         )
     suites_of: dict[str, set[str]] = {}
     items_of: dict[str, dict[str, set[str]]] = {}
@@ -47,20 +47,16 @@ def report(corpus: Path, suites: Mapping[str, Sequence[Item]]) -> dict[str, dict
             for name, ids in items_of.get(found, {}).items():
                 held[name] |= ids
                 documents[name] += 1
-    ledger = pq.read_table(corpus / "ledger.parquet", columns=["reason", "detail"])
-    dropped = ledger.filter(pc.equal(ledger["reason"], "contaminated"))["detail"].to_pylist()
-    left_out = dict.fromkeys(suites, 0)
-    begins = {folded[:80]: text for folded, text in spelt.items()}
-    for detail in dropped:
-        quoted = detail[detail.find("「") + 1 : detail.rfind("」")] if "「" in detail else ""
-        for name in suites_of.get(begins.get(quoted, ""), ()):
-            left_out[name] += 1
+    left_out: dict[str, set[str]] = {name: set() for name in suites}
+    for row in pq.read_table(corpus / "contaminated.parquet", columns=["id", "text"]).to_pylist():
+        for name in suites_of.get(spelt.get(row["text"], ""), ()):
+            left_out[name].add(row["id"])
     return {
         name: {
             "items_held": len(held[name]),
             "items": len(items),
             "documents": documents[name],
-            "documents_left_out": left_out[name],
+            "documents_left_out": len(left_out[name]),
         }
         for name, items in suites.items()
     }

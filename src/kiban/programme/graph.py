@@ -1,19 +1,22 @@
 """The stages of a programme, in order: the table of contents of the system.
 
-    sources -> corpus -> tokenizer -> tokens -> model -> export -> evaluation
+    sources -> corpus (-> mixture) -> tokenizer -> tokens -> model -> export -> evaluation
                               demonstrations -> policy -> rollout
                                           all of them -> milestones
 
 No stage knows this graph.
 """
 
+import datetime
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.store import Store, open_store
 from kiban.corpus.addresses import is_url
-from kiban.corpus.stage import corpus, source
+from kiban.corpus.mixture import mixture
+from kiban.corpus.sources import source
+from kiban.corpus.stage import corpus, expired
 from kiban.evaluation.stage import evaluation
 from kiban.milestones.stage import MilestonesSettings, milestones
 from kiban.programme.runner import Node
@@ -45,12 +48,20 @@ def nodes(programme: Programme) -> list[Node]:
         Node(f"source.{s.name}", source, s.model_copy(update={"location": locations.get(s.name)}), {})
         for s in programme.sources
     ]
-    corpus_settings = programme.corpus.model_copy(update={"locations": locations, "folder": str(programme.folder)})
+    follows = {
+        "locations": locations,
+        "folder": str(programme.folder),
+        "expired": expired(programme.sources, datetime.date.today()),
+    }
+    corpus_settings = programme.corpus.model_copy(update=follows)
+    mix = [] if programme.mix is None else [Node("mixture", mixture, programme.mix, {"corpus": "corpus"})]
+    text = "mixture" if mix else "corpus"
     graph = [
         *sources,
         Node("corpus", corpus, corpus_settings, {"sources": tuple(node.name for node in sources)}),
-        Node("tokenizer", tokenizer, programme.tokenizer, {"corpus": "corpus"}),
-        Node("tokens", tokens, programme.tokens, {"corpus": "corpus", "tokenizer": "tokenizer"}),
+        *mix,
+        Node("tokenizer", tokenizer, programme.tokenizer, {"corpus": text}),
+        Node("tokens", tokens, programme.tokens, {"corpus": text, "tokenizer": "tokenizer"}),
         Node("model", model, programme.training, {"tokens": "tokens", "tokenizer": "tokenizer"}),
         Node("export", export, ExportSettings(), {"model": "model", "tokenizer": "tokenizer"}),
         Node("evaluation", evaluation, programme.evaluation, {"export": "export", "corpus": "corpus"}),

@@ -71,6 +71,9 @@ def plan(nodes: list[Node], store: Store) -> list[Step]:
         address = address_of(node.stage.code, node.settings.model_dump(mode="json"), inputs, external)
         if node.stage.rights:
             rights = node.stage.rights(node.settings)
+        elif node.stage.rights_left:
+            above = [steps[parent].node.settings for parent in node.parents().values()]
+            rights = node.stage.rights_left(node.settings, above)
         else:
             rights = meet(steps[parent].rights for parent in node.parents().values())
         _check_rights(node, rights, steps)
@@ -195,16 +198,20 @@ def _check_rights(node: Node, rights: Rights, steps: Mapping[str, Step]) -> None
         step = steps[name]
         if step.rights.allows(use):
             return []
-        above = [found for parent in step.node.parents().values() for found in refusing(parent)]
+        parents = list(step.node.parents().values())
+        if left := step.node.stage.rights_left:
+            return [p for p in parents if not left(step.node.settings, [steps[p].node.settings]).allows(use)]
+        above = [found for parent in parents for found in refusing(parent)]
         return above or [name]
 
     name = next(found for parent in node.parents().values() for found in refusing(parent))
     granted = steps[name].rights
-    why = (
-        f"its rights expired on {granted.expires}"
-        if use in granted.uses
-        else f"it grants {', '.join(sorted(granted.uses)) or 'nothing'}"
-    )
+    if granted.constraints:
+        why = f"nobody has said that its constraint '{min(granted.constraints)}' is met"
+    elif use in granted.uses:
+        why = f"its rights expired on {granted.expires}"
+    else:
+        why = f"it grants {', '.join(sorted(granted.uses)) or 'nothing'}"
     raise KibanError(
         f"{node.name}: needs the use '{use}', which {name} does not grant ({why}); "
         "take it out of kiban.toml, or obtain the right and list it under `uses`"

@@ -7,27 +7,33 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from kiban.artifacts.errors import KibanError
+from kiban.artifacts.rights import ANYWHERE
 from kiban.artifacts.stage import Settings
-from kiban.corpus.stage import CorpusSettings, SourceSettings
+from kiban.corpus.mixture import MixSettings
+from kiban.corpus.sources import SourceSettings, all_terms
+from kiban.corpus.stage import CorpusSettings
+from kiban.corpus.withdrawals import withdrawals
 from kiban.evaluation.stage import EvaluationSettings
 from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
 from kiban.robotics.stage import RobotSettings
 from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
-from kiban.training.settings import TrainingSettings
+from kiban.training.settings import TrainingSettings, parse_tokens
 
 PROGRAMME_FILE = "kiban.toml"
 
 
 class ProgrammeTable(Settings):
-    """`[programme]`. `demo_keys` has the run make signing keys of its own, marked as such: for trying out."""
+    """`[programme]`. `residency` is the country in which its store lies: what may not be kept there is refused.
+    `demo_keys` has the run make signing keys of its own, marked as such: for trying out."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = 0
     store: str = ".kiban"
+    residency: str | None = Field(default=None, pattern="^[A-Z]{2}$")
     demo_keys: bool = False
 
 
@@ -35,6 +41,37 @@ class ModelTable(Settings):
     """`[model]`: the one dial."""
 
     preset: str = "nano"
+
+
+class LadderTable(Settings):
+    """`[ladder]`: small models of the programme, each size with each number of tokens, for `kiban forecast`. `sizes`
+    are presets or widths."""
+
+    sizes: tuple[str, ...] = Field(min_length=2)
+    tokens: tuple[str, ...] = Field(min_length=2)
+
+    @field_validator("sizes")
+    @classmethod
+    def _known(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            preset(size)
+        return sizes
+
+    @field_validator("tokens")
+    @classmethod
+    def _counts(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for text in tokens:
+            parse_tokens(text)
+        return tokens
+
+    def rungs(self, training: TrainingSettings) -> list[TrainingSettings]:
+        """The settings of each, the cheapest size first."""
+        given = training.model_dump(exclude_unset=True)
+        return [
+            TrainingSettings(**(given | {"preset": size, "tokens": tokens}))
+            for size in self.sizes
+            for tokens in self.tokens
+        ]
 
 
 class Programme(Settings):
@@ -47,6 +84,7 @@ class Programme(Settings):
     partners: tuple[Partner, ...] = Field(default=(), alias="partner")
     sources: tuple[SourceSettings, ...] = Field(default=(), alias="source")
     corpus: CorpusSettings = CorpusSettings()
+    mix: MixSettings | None = None
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokens: TokensSettings = TokensSettings()
     model: ModelTable = ModelTable()
@@ -54,6 +92,7 @@ class Programme(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     robot: RobotSettings | None = None
     milestones: tuple[Milestone, ...] = Field(default=(), alias="milestone")
+    ladder: LadderTable | None = None
 
 
 def find_file(path: Path) -> Path:
@@ -83,6 +122,9 @@ def load(path: Path) -> Programme:
     except tomllib.TOMLDecodeError as error:
         raise KibanError(f"{file}: not TOML: {error}") from None
     _derive(tables)
+    if (taken_back := withdrawals(file.parent)) and isinstance(tables.setdefault("corpus", {}), dict):
+        listed = [*tables["corpus"].get("withdrawn", []), *(record.what for record in taken_back)]
+        tables["corpus"]["withdrawn"] = sorted(set(listed))
     try:
         programme = Programme.model_validate({**tables, "folder": file.parent.absolute()})
     except ValidationError as error:
@@ -136,6 +178,14 @@ def _check_names(file: Path, programme: Programme) -> None:
             raise KibanError(
                 f"{file}: {what}: there is no [[partner]] '{partner}' (partners: {', '.join(partners) or 'none'})"
             )
+    here = programme.programme.residency
+    for source in programme.sources if here else ():
+        for rights in all_terms(source):
+            if not rights.residency & {ANYWHERE, here}:
+                raise KibanError(
+                    f"{file}: source '{source.name}': may be kept in {', '.join(sorted(rights.residency))}, not in "
+                    f"{here}, where [programme] residency says that the store lies; take it out"
+                )
 
 
 def _for_people(file: Path, text: str, error: ValidationError) -> str:

@@ -187,9 +187,10 @@ def _acting(env: Environment, seed: int, actor: Actor) -> Callable[[dict[str, An
 def _agent(policy: str, language: str) -> Any:
     import torch
 
-    from kiban.robotics.agent import Agent, load_policy
-    from kiban.robotics.language import Reader
+    from kiban.robotics.agent import Agent, load_policy, reader_of
 
     torch.set_num_threads(1)  # episodes are recorded side by side, one a core
     network, description = load_policy(Path(policy))
-    return Agent(network, description, Reader.load(Path(language)), embodiments.load(description.embodiment))
+    return Agent(
+        network, description, reader_of(Path(policy), Path(language)), embodiments.load(description.embodiment)
+    )

@@ -1,5 +1,6 @@
 """The tabletop as a Gymnasium environment: seeded, and the same to the last bit for the same seed and actions."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -15,7 +16,8 @@ from kiban.robotics.kinematics import Kinematics
 from kiban.robotics.perturbations import NONE, Perturbation, change_physics, moved
 from kiban.robotics.safety import SafetyFilter
 from kiban.robotics.scene import TIMESTEP, Thing, build, controls
-from kiban.robotics.tasks import TASKS, Situation, Wordings, distractors, instruction, place, vocabulary
+from kiban.robotics.tasks import TASKS, Situation, Wordings, arrange, distractors
+from kiban.robotics.wording import fill, instruction, vocabulary
 
 Array = NDArray[np.float64]
 Observation = dict[str, Any]
@@ -66,19 +68,21 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """`options["instruction"]` replaces the sentence, `options["register"]` binds its register. Info: `things` (the
-        named one first), `register`."""
+        """`options["instruction"]` replaces the sentence; {x} and the like in it are filled in. `options["register"]`
+        binds its register. Info: `things` (the named one first), `register`."""
         super().reset(seed=seed)
-        self.things = place(self.task, self.np_random)
+        self.arrangement = arrange(self.task, self.np_random)
+        self.things = self.arrangement.things
         tool = START + self.np_random.uniform(-START_SPREAD, START_SPREAD)
         options = options or {}
         register, self.instruction = instruction(
-            self.task.name, self.things[0], self._wordings, self.np_random, options.get("register")
+            self.task, self.arrangement, self._wordings, self.np_random, options.get("register")
         )
         if "instruction" in options:
-            register, self.instruction = "given", options["instruction"]
+            given = fill(options["instruction"], self.task, self.arrangement, self.np_random)
+            register, self.instruction = "given", given
         aside = np.random.default_rng(int(self.np_random.integers(2**63)))  # nothing below changes what is above
-        extra = distractors(self.things, self.task, self.perturbation.distractors, aside)
+        extra = distractors(self.arrangement, self.task, self.perturbation.distractors, aside)
         self.model = build(self.embodiment, [*self.things, *extra])
         change_physics(self.model, self.perturbation, robot="hand")
         self.data = mujoco.MjData(self.model)
@@ -101,10 +105,10 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
         mujoco.mj_step(self.model, self.data, self._substeps)
         mujoco.mj_forward(self.model, self.data)
         self._steps += 1
-        self._held = self._held + 1 if self.task.done(self._situation()) else 0
-        success = self._held >= self.task.hold
+        self._held = self._held + 1 if self.task.rule.done(self._situation()) else 0
+        success = self._held >= self.task.rule.hold
         info = {"success": success, "interventions": dict(self.safety.interventions)}
-        return self._observation(), float(success), success, self._steps >= self.task.limit, info
+        return self._observation(), float(success), success, self._steps >= self.task.rule.limit, info
 
     def expert_action(self) -> Array:
         return expert.act(self)
@@ -143,9 +147,28 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
             float(np.linalg.norm((self.object_position(index) - self._starts[index])[:2]))
             for index in range(1, len(self.things))
         ]
-        return Situation(
+        now = Situation(
             self.tool_position, self.object_position(0), self._starts[0], self.named.half_height, max(moved)
         )
+        if self.task.rule.num_named == 1:
+            return now
+        return replace(
+            now,
+            second=self.object_position(1),
+            second_start=self._starts[1],
+            second_half_height=self.things[1].half_height,
+            side=self.arrangement.side,
+            touched=bool(self.fingers_on(0) or self.fingers_on(1)),
+        )
+
+    def fingers_on(self, index: int) -> set[str]:
+        """Which fingers touch object `index`."""
+        named = self.model.geom(f"object{index}").id
+        touching: set[str] = set()
+        for contact in self.data.contact:
+            if named in contact.geom:
+                touching.update(self.model.geom(int(geom)).name for geom in contact.geom)
+        return touching & {"left_finger", "right_finger"}
 
     def _observation(self) -> Observation:
         state = np.array([*self.data.qpos[: self._joints], self.opening, *self.tool_position], np.float32)

@@ -66,7 +66,7 @@ class Kinematics:
         Damped least squares from `start`: dq = J' (J J' + damping^2)^-1 e (Wampler 1986; Nakamura and Hanafusa 1986),
         `e` being the errors in position (m) and orientation (rad).
         """
-        return solve(np.asarray(position, np.float64), np.asarray(start, np.float64), self.chain)
+        return solve(np.asarray(position, np.float64), np.asarray(start, np.float64), self.chain)[0]
 
 
 @kernel
@@ -104,8 +104,8 @@ def place(origin: Array, rotation: Array, point: Array, out: Array) -> None:
 
 
 @kernel
-def solve(position: Array, start: Array, chain: Chain) -> Array:
-    """See `Kinematics.solve`."""
+def solve(position: Array, start: Array, chain: Chain) -> tuple[Array, float, float]:
+    """See `Kinematics.solve`; also the errors that are left, m and rad."""
     n = len(start)
     joints = np.empty(n)
     for i in range(n):
@@ -113,11 +113,12 @@ def solve(position: Array, start: Array, chain: Chain) -> Array:
     origins, rotations = np.empty((n + 1, 3)), np.empty((n + 1, 3, 3))
     tool, error, jacobian = np.empty(3), np.empty(6), np.empty((6, n))
     damped, weights = np.empty((6, 6)), np.empty(6)
-    for _ in range(ITERATIONS):
+    off = turned = 0.0
+    for iteration in range(ITERATIONS + 1):
         forward(joints, chain, origins, rotations)
         hand = rotations[n]
         place(origins[n], hand, chain.tool, tool)
-        worst = 0.0
+        off = turned = 0.0
         for row in range(3):
             error[row] = position[row] - tool[row]
             # The rotation still needed, small angles: half the sum of the axes' cross products.
@@ -125,8 +126,8 @@ def solve(position: Array, start: Array, chain: Chain) -> Array:
             error[3 + row] = 0.0
             for axis in range(3):
                 error[3 + row] += 0.5 * (hand[r, axis] * UPRIGHT[q, axis] - hand[q, axis] * UPRIGHT[r, axis])
-            worst = max(worst, abs(error[row]), abs(error[3 + row]))
-        if worst < TOLERANCE:
+            off, turned = max(off, abs(error[row])), max(turned, abs(error[3 + row]))
+        if max(off, turned) < TOLERANCE or iteration == ITERATIONS:
             break
         for i in range(n):
             for row in range(3):
@@ -152,7 +153,7 @@ def solve(position: Array, start: Array, chain: Chain) -> Array:
             for row in range(6):
                 step += jacobian[row, i] * weights[row]
             joints[i] = min(max(joints[i] + step, chain.lower[i]), chain.upper[i])
-    return joints
+    return joints, off, turned
 
 
 @kernel

@@ -195,13 +195,12 @@ def _environment(
 def _agent(policy_folder: str, language_folder: str) -> Any:
     import torch
 
-    from kiban.robotics.agent import Agent, load_policy
-    from kiban.robotics.language import Reader
+    from kiban.robotics.agent import Agent, load_policy, reader_of
 
     torch.set_num_threads(1)  # episodes run side by side, one a core
     policy, description = load_policy(Path(policy_folder))
     embodiment = embodiments.load(description.embodiment)
-    return Agent(policy, description, Reader.load(Path(language_folder)), embodiment)
+    return Agent(policy, description, reader_of(Path(policy_folder), Path(language_folder)), embodiment)
 
 
 def _idle(embodiment: Embodiment) -> NDArray[np.float64]:

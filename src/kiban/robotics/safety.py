@@ -26,7 +26,10 @@ from kiban.robotics.kinematics import solve
 Array = NDArray[np.float64]
 
 ROUNDING = 1e-9
+NOISE = 0.01  # rad or m; how far outside its range a joint may be measured to start there, at its range's end
 LEAST_SHARE = 1 / 16  # of a step that is tried before braking instead
+
+REACHED, UPRIGHT_WITHIN = 2e-3, 0.02  # m and rad; how near inverse kinematics must come to what is asked
 
 # Reasons of interventions, a bit each in the kernels; the last three are ACCELERATION << what `collision.judge` says.
 REASONS = ("action", "position", "velocity", "acceleration", "workspace", "self-collision", "keep-out")
@@ -94,7 +97,12 @@ class SafetyFilter:
         self._lower = np.array([*body.lower, *(low for low, _ in ranges)])
         self._upper = np.array([*body.upper, *(high for _, high in ranges)])
         self._effort = np.array([joint.effort for joint in embodiment.joints])
-        self._at: Array | None = None
+        self._at: Array | None = None  # the last command: the body's coordinates, then the grippers
+        self._step = np.zeros_like(self._lower)  # to it, in its control period
+
+    @property
+    def begun(self) -> bool:
+        return self._at is not None
 
     def reset(self, posture: ArrayLike, grippers: ArrayLike) -> None:
         """Begins at rest: `posture` as `Command.joints`, `grippers` as `Command.grippers`. A stop stays.
@@ -105,20 +113,22 @@ class SafetyFilter:
         at = np.concatenate([np.ravel(np.asarray(posture, np.float64)), np.ravel(np.asarray(grippers, np.float64))])
         if at.shape != self._lower.shape or not np.isfinite(at).all():
             raise KibanError(f"start: {at.tolist()} are not the {len(self._lower)} numbers of {self.embodiment.name}")
-        outside = (at < self._lower - ROUNDING) | (at > self._upper + ROUNDING)
+        asked, at = at, np.clip(at, self._lower, self._upper)
+        outside = np.abs(asked - at) > NOISE
         moving = len(self._body.lower)
         reason, arm, other = follow(at[:moving], np.zeros(moving), self._acceleration[:moving], self._body)
         if outside.any() or reason != CLEAR:
             names = [arm.name for arm in self.embodiment.arms]
             what = {
-                CLEAR: f"number {int(outside.argmax())} of the posture, {at[outside.argmax()]:g}, is out of its range",
+                CLEAR: f"number {outside.argmax()} of the posture, {asked[outside.argmax()]:g}, is out of its range",
                 WORKSPACE: f"the tool of {names[arm]} is outside its workspace",
                 SELF: f"{names[arm]} is within its clearance of {'itself' if arm == other else names[other]}",
                 KEEP_OUT: f"{names[arm]} is in a keep-out volume",
             }[CLEAR if outside.any() else reason]
             raise KibanError(f"{self.embodiment.name}: not safe to start: {what}; move the robot by hand, then start")
-        self._at, self._step = np.clip(at, self._lower, self._upper), np.zeros_like(at)
+        self._at, self._step = at, np.zeros_like(at)
         self.interventions.clear()
+        self._advanced(np.zeros(self._size), at.copy(), np.zeros_like(at))  # compiled before anything moves
 
     def command(self, action: Any, made_at: float | None = None) -> Command:
         """The safe command that comes nearest to what `action` asks, for the next control period.
@@ -137,34 +147,50 @@ class SafetyFilter:
             refusal = "refused"
         bits = 0
         if refusal is not None or wanted is None:
-            self._step = braked_all(self._step, self._acceleration)
-            self._at = np.clip(self._at + self._step, self._lower, self._upper)
+            self._brake()
         else:
-            bits = advance(
-                wanted * self._scale,
-                self._bounds,
-                self._kind,
-                self._by_effort,
-                self._at,
-                self._step,
-                self._lower,
-                self._upper,
-                self._velocity,
-                self._acceleration,
-                self._body,
-            )
+            bits = self._advanced(wanted * self._scale, self._at, self._step)
         reasons = (refusal,) if refusal is not None else _names(bits) if bits else ()
-        moving = len(self._body.lower)
-        given = wanted
-        if reasons or given is None:
-            given = np.empty(self._size)
-            amounts(self._at, self._step, self._kind, self._body, given)
-            given /= self._scale
-        command = Command(self._at[:moving].copy(), self._at[moving:].copy(), given, reasons)
-        if reasons:
-            self.interventions.update(reasons)
-            self._record(reasons, action, command.action)
+        if not reasons:
+            return self._command(wanted, reasons)
+        command = self._command(None, reasons)
+        self.interventions.update(reasons)
+        self._record(reasons, action, command.action)
         return command
+
+    def brake(self) -> Command:
+        """The next command on the way to rest, because whoever drives the robot wants it to stop there."""
+        assert self._at is not None, "reset comes first"
+        self._brake()
+        return self._command(None, ())
+
+    def _advanced(self, wanted: Array, at: Array, step: Array) -> int:
+        return advance(
+            wanted,
+            self._bounds,
+            self._kind,
+            self._by_effort,
+            at,
+            step,
+            self._lower,
+            self._upper,
+            self._velocity,
+            self._acceleration,
+            self._body,
+        )
+
+    def _brake(self) -> None:
+        self._step = braked_all(self._step, self._acceleration)
+        self._at = np.clip(self._at + self._step, self._lower, self._upper)
+
+    def _command(self, action: Array | None, reasons: tuple[str, ...]) -> Command:
+        assert self._at is not None
+        moving = len(self._body.lower)
+        if action is None:
+            action = np.empty(self._size)
+            amounts(self._at, self._step, self._kind, self._body, action)
+            action /= self._scale
+        return Command(self._at[:moving].copy(), self._at[moving:].copy(), action, reasons)
 
     def stop(self, reason: str) -> None:
         """The emergency stop: from the next command on the robot brakes, and then holds, until `release`."""
@@ -371,9 +397,20 @@ def advance(
                 if abs(beyond - goal[axis]) > ROUNDING:
                     bits |= ACCELERATION << WORKSPACE
                 k += 1
-            found = solve(goal, at[a:b], chain_at(arm, body))
+            # Where the arm is too short, or would have to turn its elbow over, a shorter way or none.
+            chain, way = chain_at(arm, body), 1.0
+            leaning = solve(tools[arm], at[a:b], chain)[2]
+            found, off, turned = solve(goal, at[a:b], chain)
+            while off > REACHED or turned > max(UPRIGHT_WITHIN, leaning):
+                bits |= ACCELERATION << WORKSPACE
+                way = way / 2 if way > LEAST_SHARE else 0.0
+                if way == 0.0:
+                    break
+                for axis in range(3):
+                    goal[axis] = 0.5 * (goal[axis] + tools[arm, axis])
+                found, off, turned = solve(goal, at[a:b], chain)
             for i in range(a, b):
-                target[i] = found[i - a] - at[i]
+                target[i] = found[i - a] - at[i] if way > 0.0 else 0.0
         else:
             for i in range(a, b):
                 target[i] = bounded[k]

@@ -37,17 +37,21 @@ BARE = '<inertial pos="0 0 0" mass="0.2" diaginertia="1e-4 1e-4 1e-4"/>'  # of a
 
 @dataclass(frozen=True)
 class Thing:
-    """An object on the table: colour (of COLOURS or DISTRACTOR_COLOURS), shape, centre (x, y) in m, yaw in rad."""
+    """An object on the table: colour (of COLOURS or DISTRACTOR_COLOURS), shape, centre (x, y) in m, yaw in rad.
+
+    `scale` is its size against SHAPES.
+    """
 
     colour: str
     shape: str
     x: float
     y: float
     yaw: float
+    scale: float = 1.0
 
     @property
     def half_height(self) -> float:
-        return SHAPES[self.shape][1][-1]
+        return SHAPES[self.shape][1][-1] * self.scale
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -61,8 +65,8 @@ def _thing(index: int, thing: Thing) -> str:
     return f"""
     <body name="object{index}" pos="{thing.x} {thing.y} {thing.half_height}" quat="{quaternion}">
       <freejoint/>
-      <geom name="object{index}" class="touching" type="{kind}" size="{" ".join(map(str, size))}"
-            rgba="{red} {green} {blue} 1" mass="0.06" friction="0.8 0.01 0.001"/>
+      <geom name="object{index}" class="touching" type="{kind}" size="{_numbers(s * thing.scale for s in size)}"
+            rgba="{red} {green} {blue} 1" mass="{0.06 * thing.scale**3}" friction="0.8 0.01 0.001"/>
     </body>"""
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,9 +13,16 @@ from kiban.artifacts.rights import ANYWHERE, Rights, meet, obligations_of
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import WORK, Artifact
 from kiban.robotics.embodiment import file_of
+from kiban.robotics.policy_config import PolicyKind
 
-TaskName = Literal["reach", "push", "pick"]
-TASK_NAMES: tuple[TaskName, ...] = ("reach", "push", "pick")
+TaskName = Literal[
+    "reach", "push", "pick", "place", "stack", "sort",
+    "reach-shape", "push-shape", "pick-shape", "place-shape", "stack-shape", "sort-shape",
+    "reach-size", "push-size", "pick-size", "place-size", "stack-size", "sort-size",
+    "reach-relation", "push-relation", "pick-relation", "place-relation", "stack-relation",
+]  # fmt: skip
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+DEFAULT_TASKS: tuple[TaskName, ...] = ("reach", "push", "pick")
 TERMS = ("partner", "licence", "uses", "residency", "expires", "obligations")  # of a dataset from elsewhere
 INSTRUCTIONS = Path(__file__).with_name("instructions.toml")
 
@@ -69,12 +76,28 @@ class DemonstrationsSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """`threads` is part of what determines the weights: sums are split among them."""
+    """`threads` is part of what determines the weights: sums are split among them.
 
-    steps: int
-    batch: int
-    threads: int
-    seed: int
+    `network`: the policy, or a baseline (ACT, Diffusion Policy) on the same data. `held_out`: the share of episodes
+    that are measured and not trained on. `train_language`: the language model learns on with the policy, which then has
+    a copy of its own. `euler_steps` make an action out of noise; `distil` teaches them what ten or more do.
+    """
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**32)
+    network: PolicyKind = "kiban"
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    train_language: bool = False
+    euler_steps: int = Field(default=5, ge=1)
+    distil: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.distil and self.network != "kiban":
+            raise ValueError(f"distil: network '{self.network}' has no flow to distil; leave it out")
+        return self
 
 
 class RolloutSettings(Settings):
@@ -94,13 +117,18 @@ class RobotSettings(Settings):
     """
 
     embodiment: str = "tabletop-arm"
-    tasks: tuple[TaskName, ...] = Field(default=TASK_NAMES, min_length=1)
+    tasks: tuple[TaskName, ...] = Field(default=DEFAULT_TASKS, min_length=1)
     episodes: int = Field(default=400, ge=1)
     steps: int = Field(default=1200, ge=1)
     batch: int = Field(default=64, ge=1)
     threads: int = Field(default=2, ge=1)
     rollouts: int = Field(default=40, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    network: PolicyKind = "kiban"
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    train_language: bool = False
+    euler_steps: int = Field(default=5, ge=1)
+    distil: bool = False
     dataset: str | None = None
     partner: str | None = None
     licence: str | None = None
@@ -147,7 +175,12 @@ class RobotSettings(Settings):
         )
 
     def policy(self) -> PolicySettings:
-        return PolicySettings(steps=self.steps, batch=self.batch, threads=self.threads, seed=self.seed)
+        return PolicySettings(**{name: getattr(self, name) for name in PolicySettings.model_fields})
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.policy()
+        return self
 
     def rollout(self) -> RolloutSettings:
         return RolloutSettings(embodiment=self.embodiment, tasks=self.tasks, episodes=self.rollouts, seed=self.seed)
@@ -205,22 +238,31 @@ def demonstrations(settings: DemonstrationsSettings, out: Path, progress: Progre
     )
 
 
-@stage("policy", inputs=("demonstrations", "export"), use="pretrain")
+@stage("policy", inputs=("demonstrations", "export"), use="pretrain", version=2)
 def policy(
     settings: PolicySettings, demonstrations: Artifact, export: Artifact, out: Path, progress: Progress
 ) -> Outcome:
     """Trains the policy on the demonstrations, reading their sentences through the exported language model."""
     from kiban.robotics.train_policy import train_from
 
-    trained = train_from(settings, demonstrations, export, out, progress)
-    return Outcome(
-        {
-            "policy.loss": Metric(value=trained.loss, unit="mean squared error of normalised actions"),
-            "policy.parameters": Metric(value=trained.parameters, unit="parameters"),
-            "policy.frames_per_s": Metric(value=trained.frames_per_s, unit="frames/s"),
-        },
-        consumed={"steps": [0, settings.steps]},
+    trained = train_from(
+        settings,
+        [demonstrations.path / "dataset"],
+        demonstrations.settings["tasks"],
+        export.path,
+        export.address,
+        out,
+        out / WORK,
+        progress,
     )
+    metrics = {
+        "policy.loss": Metric(value=trained.loss, unit="training loss"),
+        "policy.parameters": Metric(value=trained.parameters, unit="parameters"),
+        "policy.frames_per_s": Metric(value=trained.frames_per_s, unit="frames/s"),
+    }
+    if trained.held_out_loss is not None:
+        metrics["policy.held_out_loss"] = Metric(value=trained.held_out_loss, unit="training loss")
+    return Outcome(metrics, consumed={"steps": [0, settings.steps]})
 
 
 @stage("rollout", inputs=("policy", "export"), use="evaluate", external=_files)

@@ -85,7 +85,7 @@ def _tabletop(
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("tabletop", "tabletop-arm", {name: name for name in tasks.TASKS}, 0.0015, _tabletop),
+        Suite("tabletop", "tabletop-arm", {task.name: task.doing for task in tasks.TASKS.values()}, 0.0015, _tabletop),
         Suite("mt50-ja", "meta-world", meta_world.tasks(), 0.15, meta_world.MetaWorldEnv),
     )
 }

@@ -4,7 +4,7 @@ Each document stands as <|bos|> tokens <|eos|>. Offsets are global: they count t
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kiban.artifacts.errors import KibanError
@@ -262,17 +263,21 @@ class TokenStore:
         first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
         return self.places(first, int(np.searchsorted(starts, stop, side="left")))
 
-    def find(self, document_id: str) -> tuple[int, int] | None:
-        """(start, length) of a document, in tokens; None if it is not there."""
+    def places_of(self, ids: Collection[str]) -> list[Place]:
+        """Every place of these documents, in order: one that is packed for several epochs has several. Reads the row
+        groups that hold them alone."""
         _, keys, rows = self._lookup
-        key = np.uint64(_key(document_id))
-        at = int(np.searchsorted(keys, key))
-        while at < len(keys) and keys[at] == key:
-            place = self.places(int(rows[at]), int(rows[at]) + 1)[0]
-            if place.id == document_id:
-                return place.start, place.length
-            at += 1
-        return None
+        wanted = np.array([_key(document_id) for document_id in ids], np.uint64)
+        spans = zip(np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right"), strict=True)
+        at = np.unique(np.concatenate([np.empty(0, np.int64), *(rows[first:last] for first, last in spans)]))
+        names = pa.array(sorted(ids), pa.string())
+        found: list[Place] = []
+        groups = np.searchsorted(self._row_groups, at, side="right") - 1
+        for group in np.unique(groups).tolist():
+            there = at[groups == group] - self._row_groups[group]
+            here = self._index.read_row_group(group).take(pa.array(there))
+            found += [Place(**row) for row in here.filter(pc.is_in(here["id"], names)).to_pylist()]  # keys may collide
+        return found
 
     def search(self, passage: str, tokenizer: Tokenizer) -> Iterator[Place]:
         """The documents that hold an exact passage, in order. Text is what the tokens decode to."""
