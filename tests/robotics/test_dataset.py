@@ -1,6 +1,7 @@
 """Both layouts, with images and with videos: what is written is read back, whole, by episode, or shuffled, and turned
 into the other layout and back without loss."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from kiban.artifacts.rights import Rights
 from kiban.robotics import lerobot_v3, video
 from kiban.robotics.conversion import convert
 from kiban.robotics.dataset import Dataset
-from kiban.robotics.dataset_terms import Terms
+from kiban.robotics.dataset_terms import Terms, require
 from kiban.robotics.features import COUNTERS, encode
 from kiban.robotics.layout import LAYOUTS, V3, V21
+from tests.commands import error_of
 from tests.robotics import small_datasets as datasets
 from tests.robotics.small_datasets import FRONT, LENGTHS, TASKS, WRIST
 
@@ -212,6 +214,24 @@ def test_datasets_are_joined_under_what_all_their_terms_grant(tmp_path: Path) ->
     (tmp_path / "theirs/meta/info.json").write_text(json.dumps(info | {"fps": 30}))
     with pytest.raises(KibanError, match="theirs: 30 fps, where .*ours has 20; two fps in one dataset"):
         convert([tmp_path / "ours", tmp_path / "theirs"], tmp_path / "no", V3, narrow, QUIET)
+
+
+def test_terms_are_asked_before_a_dataset_is_used(tmp_path: Path) -> None:
+    datasets.write(tmp_path / "set")
+    require(tmp_path / "set", "pretrain")
+    Terms(rights=Rights(uses=frozenset({"evaluate"}))).write(tmp_path / "set")
+    with pytest.raises(KibanError, match="do not grant 'pretrain'; they grant evaluate"):
+        require(tmp_path / "set", "pretrain")
+    long_ago = datetime.date(2020, 1, 1)
+    Terms(rights=Rights(expires=long_ago)).write(tmp_path / "set")
+    with pytest.raises(KibanError, match="do not grant 'pretrain'.* until 2020-01-01"):
+        require(tmp_path / "set", "pretrain")
+    error = error_of("robot", "train", tmp_path / "set", "--language", tmp_path, "--out", tmp_path / "out")
+    assert "do not grant 'pretrain'" in error
+    with pytest.raises(KibanError, match="carries terms of its own"):
+        convert([tmp_path / "set"], tmp_path / "no", V3, Terms(), QUIET)
+    (tmp_path / "set/meta/kiban.json").unlink()
+    require(tmp_path / "set", "pretrain")
 
 
 def test_an_odd_camera_is_refused_as_a_video() -> None:
