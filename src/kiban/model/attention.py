@@ -126,6 +126,9 @@ class Attention(nn.Module):
         nope_HN = scale_H1.sqrt().expand(-1, self.nope)
         rope_HR, value_HV = scale_H1.expand(-1, self.rope), torch.ones_like(scale_H1).expand(-1, self.value)
         query = self.q_proj if hasattr(self, "q_proj") else self.q_b_proj
-        query.weight.mul_(torch.cat([nope_HN, rope_HR], 1).flatten()[:, None])
-        self.kv_b_proj.weight.mul_(torch.cat([nope_HN, value_HV], 1).flatten()[:, None])
+        self.scale_rows(query.weight, torch.cat([nope_HN, rope_HR], 1).flatten())
+        self.scale_rows(self.kv_b_proj.weight, torch.cat([nope_HN, value_HV], 1).flatten())
         return most_H
+
+    def scale_rows(self, weight_OI: Tensor, scale_O: Tensor) -> None:
+        weight_OI.mul_(scale_O[:, None])

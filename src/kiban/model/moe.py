@@ -130,6 +130,11 @@ class MoE(nn.Module):
         if self.keeps_balance:
             by_row = [x.view(*x_BLD.shape[:2], -1) for x in (score_TE, chosen_TK)]
             self.balance = balance_loss(by_row[0], by_row[1], self.over_sequence)
+        return self.mixed(x_TD, weight_TK, chosen_TK, counts_E).view_as(x_BLD)
+
+    def mixed(self, x_TD: Tensor, weight_TK: Tensor, chosen_TK: Tensor, counts_E: Tensor) -> Tensor:
+        """What the chosen experts and the shared one make of each token, [T, D]. `counts_E` tokens go to each expert.
+        Replaced from outside where experts lie elsewhere."""
         rows = dispatch(chosen_TK, counts_E, ALIGNMENT.get(x_TD.dtype, 1))
         weight_P = torch.zeros_like(rows.token_P, dtype=weight_TK.dtype).index_copy(
             0, rows.place_X, weight_TK.flatten()[rows.order_X]
@@ -139,7 +144,7 @@ class MoE(nn.Module):
         out_TD = torch.zeros_like(padded).index_add(0, rows.token_P, out_PD)[:-1]
         if self.shared_experts is not None:
             out_TD = out_TD + self.shared_experts(x_TD)
-        return out_TD.view_as(x_BLD)
+        return out_TD
 
     def taken_balance(self) -> Tensor:
         """The balance loss of the last forward pass, which is forgotten, and its graph with it."""

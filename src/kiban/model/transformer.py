@@ -162,8 +162,7 @@ class Transformer(nn.Module):
             x_BLD = block(x_BLD, cos, sin, sample.cache, sample.document_BS)
         losses = {}
         if head:
-            hidden_TD = self.norm(x_BLD).flatten(0, 1)
-            losses["loss"] = linear_cross_entropy(hidden_TD, self.lm_head.weight, sample.targets_BL.flatten())
+            losses["loss"] = self.cross_entropy(self.norm(x_BLD), sample.targets_BL)
             if self.mtp is not None:
                 losses["mtp_loss"] = self._mtp_loss(x_BLD, sample)
         if keeps_balance and moes:
@@ -179,8 +178,13 @@ class Transformer(nn.Module):
         document_BS = sample.document_BS
         if document_BS is not None:  # the last token of a sequence has no part in it
             document_BS = document_BS[:, :-1]
-        hidden = self.mtp(embedded_BMD, body_BLD[:, :M], cos, sin, sample.mtp_cache, document_BS)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BM.flatten())
+        body_BMD = body_BLD[:, : embedded_BMD.shape[1]]
+        hidden_BMD = self.mtp(embedded_BMD, body_BMD, cos, sin, sample.mtp_cache, document_BS)
+        return self.cross_entropy(hidden_BMD, targets_BM)
+
+    def cross_entropy(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        """Mean over tokens, in nats, of what the head makes of the hidden states."""
+        return linear_cross_entropy(hidden_BLD.flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
         """After an optimiser step: every MoE layer's bias moves towards balance. Gives the loads, [layers, experts]."""
