@@ -21,19 +21,8 @@ def bench(script: str, results: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-SCRIPTS = (
-    *(
-        "corpus",
-        "evaluation",
-        "learning_rate",
-        "planning",
-        "policy",
-        "policy_server",
-        "privacy",
-        "quality",
-        "tokenizer",
-    ),
-    *("tokenizer_choice", "training_cpu", "training_gpu"),
+SCRIPTS = sorted(
+    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "ArgumentParser" in path.read_text("utf-8")
 )
 
 

@@ -16,7 +16,10 @@ from tests.commands import KIBAN
 from tests.small import small_demo, small_training
 
 ROOT = Path(__file__).parent.parent
-RUN = ["README.md", "docs/training.md", "docs/evaluation.md", "docs/tokenizer.md", "docs/planning.md", "docs/corpus.md"]
+RUN = [
+    *("README.md", "docs/training.md", "docs/evaluation.md", "docs/tokenizer.md", "docs/planning.md", "docs/corpus.md"),
+    *("docs/robot-data.md", "docs/robot-safety.md"),
+]
 PAGES = [
     *RUN,
     "README.ja.md",

@@ -238,6 +238,9 @@ def _evaluation(maker: Maker) -> None:
                 "licence": "Apache-2.0",
                 "source": "kiban",
                 "n": 61,
+                "contamination": None
+                if name == "bits-per-character"
+                else {"items_held": 2, "items": 61, "documents": 3, "documents_left_out": 4},
                 "metrics": {key: metric.model_dump(mode="json") for key, metric in metrics.items()},
                 "by": {key: metric.model_dump(mode="json") for key, metric in groups.get(name, {}).items()},
             }

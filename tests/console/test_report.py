@@ -115,6 +115,11 @@ def test_the_figures_are_those_of_the_manifests(page: Page) -> None:
     assert "CC-BY-SA-4.0" in japanese and "no identification of persons (for dialogue)" in english
 
 
+def test_how_much_of_a_set_the_corpus_holds_stands_beside_it(report: str) -> None:
+    assert "61問のうち2問がコーパスにある（除いた文書は4）" in report
+    assert "2 of 61 items are in the corpus; 4 documents were left out of it" in report
+
+
 def test_milestones_have_verdict_evidence_and_who_signed(page: Page) -> None:
     verdicts = Counter(a["class"] for a in page.all("span") if a.get("class", "").startswith("verdict"))
     assert verdicts == {

@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -35,10 +36,8 @@ def all_of(path: Path, format: str, **extraction: Any) -> list[Document | Refuse
     for piece in pieces.pieces("s", format, path, 0, 0, Extraction(**extraction)):
         found += piece.refused
         for member in piece.members:
-            try:
-                found += FORMATS[format].read(member, FORMATS[format].encoding)
-            except (Unreadable, UnicodeDecodeError) as error:
-                found.append(Refused(member.name, "malformed", str(error)))
+            found += _documents(SimpleNamespace(format=format, encoding=FORMATS[format].encoding), member)
+    assert "reader_failed" not in reasons(found)
     return found
 
 
@@ -343,7 +342,7 @@ def test_damaged_files_end_as_documents_or_in_the_ledger(
     raw = raw[: data.draw(st.integers(1, len(raw)))]
     path = tmp_path_factory.mktemp("f") / f"a{FORMATS[format].endings[0]}"
     path.write_bytes(raw)
-    assert all_of(path, format, seconds=20.0) or format in ("mediawiki", "cirrus", "parquet", "warc")
+    assert all_of(path, format, seconds=20.0)
 
 
 HOSTILE = [
@@ -390,7 +389,6 @@ def test_a_run_goes_on_past_all_of_it(tmp_path: Path) -> None:
 
 def test_a_fault_of_a_reader_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
-    from types import SimpleNamespace
 
     def broken(member: Member, encoding: str) -> Any:
         raise ZeroDivisionError("none of its business")

@@ -152,6 +152,10 @@ def test_a_run_of_training_and_its_checkpoints_line_up(tmp_path: Path) -> None:
     assert [row["tokens"] for row in board["rows"]] == [step * 4 * 32 for step in steps]
     assert board["suites"] == ["jcommonsenseqa"] and board["not_comparable"] == []
     assert "jcommonsenseqa" in said("leaderboard", tmp_path / checkpoints[0].name)
+    page = tmp_path / "board.html"
+    said("leaderboard", *(tmp_path / c.name for c in (checkpoints[-1], checkpoints[0])), "--html", page)
+    text = page.read_text("utf-8")
+    assert text.count("<polyline") == 3 and text.count('class="tick"') >= 4  # the score and its interval
 
 
 def test_list_says_what_each_suite_is(kiban_data: Path) -> None:

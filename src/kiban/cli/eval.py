@@ -109,6 +109,7 @@ def run(
 @app.command()
 def leaderboard(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `kiban eval run` wrote.")],
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page, with scores over tokens drawn.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Checkpoints side by side, in order of the tokens that they were trained on.
@@ -119,6 +120,11 @@ def leaderboard(
     from kiban.evaluation import results
 
     found = results.leaderboard(folders)
+    if page:
+        from kiban.console.leaderboard_page import write
+
+        print(write(found, page))
+        return
     if as_json:
         print_json(found)
         return

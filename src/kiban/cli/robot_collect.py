@@ -26,7 +26,7 @@ LayoutOption = Annotated[Layout, typer.Option(help="v3.0, or v2.1 as GR00T wants
 
 def collect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the dataset goes; must not exist.")],
-    task: Annotated[list[str] | None, typer.Option(help="reach, push or pick, repeatedly; reach if not given.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Repeatedly; reach if not given.")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many of each task.")] = 10,
     by: Annotated[By, typer.Option(help="Who demonstrates.")] = "expert",
     policy: Annotated[Path | None, typer.Option(help="With --by policy: a programme, or a policy's folder.")] = None,
@@ -54,7 +54,7 @@ def collect(
         raise KibanError("--policy and --by policy go together: name the policy that is to demonstrate")
     terms = _terms(partner, licence, use, folder.name) or Terms()
     robot, tasks = load(embodiment), tuple(dict.fromkeys(task or ["reach"]))
-    _check_tasks(tasks)
+    _check_tasks(robot.name, tasks)
     scratch = folder.parent / f".{folder.name}.recording"
     whole, work = scratch / "dataset", scratch / "episodes"
     _clear(whole)
@@ -63,9 +63,9 @@ def collect(
     else:
         actor = Actor()
         if policy is not None:
-            from kiban.cli.robot import policy_and_language
+            from kiban.cli.robot import _policy_and_language
 
-            actor = Actor(*map(str, policy_and_language(policy)))
+            actor = Actor(*map(str, _policy_and_language(policy)))
         record_all(robot, tasks, episodes, seed, whole, work, Progress(), actor, video, layout, terms)
     whole.rename(folder)
     _clear(scratch)
@@ -138,12 +138,13 @@ def _terms(partner: str | None, licence: str | None, use: list[str] | None, name
     return Terms(partners=(partner,), licences=(licence,), rights=rights)
 
 
-def _check_tasks(tasks: tuple[str, ...]) -> None:
-    from kiban.robotics.tasks import TASKS
+def _check_tasks(embodiment: str, tasks: tuple[str, ...]) -> None:
+    from kiban.robotics.demonstrations import suite_with
 
+    suite = suite_with(embodiment)
     for task in tasks:
-        if task not in TASKS:
-            raise KibanError(f"task '{task}': there is no such task; use one of {', '.join(TASKS)}")
+        if task not in suite.groups:
+            raise KibanError(f"task '{task}': there is no such task; {suite.name} has {', '.join(suite.groups)}")
 
 
 def _clear(folder: Path) -> None:

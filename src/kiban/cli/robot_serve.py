@@ -45,12 +45,12 @@ def serve(
             "and give it as --token-file"
         )
 
-    from kiban.cli.robot import policy_and_language
+    from kiban.cli.robot import _policy_and_language
     from kiban.robotics import embodiment
     from kiban.robotics.agent import Agent, load_policy, reader_of
     from kiban.robotics.server import PolicyServer
 
-    folder, language = policy_and_language(policy)
+    folder, language = _policy_and_language(policy)
     network, description = load_policy(folder)
     agent = Agent(network, description, reader_of(folder, language), embodiment.load(description.embodiment))
     server = PolicyServer(agent, tokens, deadline_ms, seed=seed, say=_say)

@@ -11,7 +11,7 @@ from kiban.artifacts.files import write_atomic
 from kiban.artifacts.manifest import Metric
 from kiban.console.labels import licence, measure, suite, what_it_measures
 from kiban.console.page import render
-from kiban.console.sections.evaluation import measured
+from kiban.console.sections.evaluation import contamination, measured
 from kiban.console.words import Both, exact
 
 FIELDS = (
@@ -31,8 +31,11 @@ FIELDS = (
 
 def write(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], to: Path) -> Path:
     """Writes the page over what `kiban eval run` found. Nothing in it comes from elsewhere or goes anywhere."""
+    model = results["model"]["name"]
     content = {
-        "model": results["model"]["name"],
+        "title": Both(f"{model}：評価", f"{model}: evaluation"),
+        "heading": model,
+        "model": model,
         "suites": [_suite(name, found) for name, found in results["suites"].items()],
         "skipped": [(suite(name), why) for name, why in results["skipped"].items()],
         "compared": _compared(results.get("compared")),
@@ -64,18 +67,8 @@ def _suite(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in found["by"].items()
             if key not in metrics
         ],
-        "held": _held(found["contamination"]),
+        "held": contamination(found["contamination"]),
     }
-
-
-def _held(found: Mapping[str, Any] | None) -> Both | None:
-    if found is None:
-        return None
-    held, items, out = (exact(found[key]) for key in ("items_held", "items", "documents_left_out"))
-    return Both(
-        f"{items}問のうち{held}問がコーパスにある（除いた文書は{out}）",
-        f"{held} of {items} items are in the corpus; {out} documents were left out of it",
-    )
 
 
 def _top(metric: Metric) -> float:

@@ -179,12 +179,15 @@ def _left_out(item: Document, reason: str, detail: str) -> Refused:
 
 
 def _documents(job: Job, member: Member) -> Iterator[Document | Refused]:
+    item = None
     try:
         for item in FORMATS[job.format].read(member, job.encoding):
             if job.encoding == "cp932" and isinstance(item, Document) and _is_euc_jp(item.text):
                 yield Refused(item.uri, "undecodable", "half-width kana throughout: EUC-JP?", member.data)
             else:
                 yield item
+        if item is None:
+            yield Refused(member.name, "malformed", "there is no document in it", member.data)
     except UnicodeDecodeError as error:
         detail = f"not {error.encoding}: {error.reason} at byte {error.start}"
         yield Refused(member.name, "undecodable", detail, member.data)

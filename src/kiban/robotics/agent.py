@@ -1,5 +1,6 @@
 """A trained policy at work: loaded whole or refused, asked for actions, a chunk at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
 from kiban.robotics.act import Act
+from kiban.robotics.action_expert import Prefix
 from kiban.robotics.diffusion import DiffusionPolicy
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.language import Reader
-from kiban.robotics.normaliser import Normalisers, shrunk
+from kiban.robotics.normaliser import Normaliser, Normalisers, shrunk
 from kiban.robotics.policy import Policy
 from kiban.robotics.policy_config import PolicyConfig, RobotShape
 
@@ -140,6 +143,29 @@ class Agent:
     @torch.inference_mode()
     def chunk(self, observation: dict[str, Any]) -> NDArray[np.float64]:
         """All actions [K, A] that the policy sees ahead, in the embodiment's units."""
+        prefix, noise = self._condition(observation)
+        actions = self.policy.sample(prefix, noise, self.description.euler_steps)
+        return self.action_normaliser.undo(actions)[0].double().numpy()
+
+    @torch.no_grad()
+    def denoiser(self, observation: dict[str, Any]) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        """For whoever samples in another way: (x_t [1, K, A], t [1]) -> the normalised actions that x_t came from, with
+        the observation given; and noise [1, K, A] to begin with. Gradients by x_t can be had.
+
+        Raises:
+            KibanError: if the network has no flow.
+        """
+        policy = self.policy
+        if not isinstance(policy, Policy):
+            raise KibanError(f"network '{self.description.network.kind}': has no flow to guide; use 'kiban'")
+        prefix, noise = self._condition(observation)
+        return (lambda noisy, time: policy.estimate(noisy, time, prefix)), noise
+
+    @property
+    def action_normaliser(self) -> Normaliser:
+        return self._normalisers.action
+
+    def _condition(self, observation: dict[str, Any]) -> tuple[Prefix, Tensor]:
         images = {
             camera.name: self._normalisers.images[camera.name].apply_to_pixels(
                 torch.from_numpy(shrunk(observation[camera.name], camera.shrink))[None]
@@ -148,9 +174,8 @@ class Agent:
         }
         state = self._normalisers.state.apply(torch.from_numpy(observation["state"])[None])
         prefix = self.policy.condition(self._robot.name, images, state, self._text_BTF, self._present_BT)
-        noise = torch.randn(1, self.description.network.chunk, self._robot.action, generator=self._generator)
-        actions = self.policy.sample(prefix, noise, self.description.euler_steps)
-        return self._normalisers.action.undo(actions)[0].double().numpy()
+        size = (1, self.description.network.chunk, self._robot.action)
+        return prefix, torch.randn(size, generator=self._generator)
 
 
 def _check(robot: RobotShape, embodiment: Embodiment) -> None:

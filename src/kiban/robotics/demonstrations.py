@@ -6,7 +6,7 @@ al. 2017, "DART"): so the policy sees how to come back from where the expert by 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ import numpy as np
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.robotics import embodiment as embodiments
-from kiban.robotics import expert, recording
+from kiban.robotics import recording
 from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.environment import TabletopEnv
 from kiban.robotics.features import ACTION as ACTION
 from kiban.robotics.features import IMAGES as IMAGES
 from kiban.robotics.features import STATE as STATE
@@ -26,8 +25,8 @@ from kiban.robotics.features import Feature, encode, image, video
 from kiban.robotics.layout import V3
 from kiban.robotics.parallel import spread
 from kiban.robotics.seeds import DEMONSTRATIONS, episode_seed
+from kiban.robotics.suites import SUITES, Environment, Suite
 
-DISTURBANCE = 0.0015  # m: what each control period adds to the disturbance
 PERSISTENCE = 0.8  # of the disturbance from one control period to the next
 MOST_ATTEMPTS = 100  # at one episode
 
@@ -118,9 +117,18 @@ def collect(
     return Summary(len(requests), frames, attempts)
 
 
-@cache
-def _environment(embodiment: str, task: str) -> TabletopEnv:
-    return TabletopEnv(embodiments.load(embodiment), task)
+def suite_with(embodiment: str) -> Suite:
+    """The suite whose tasks that robot does. Raises KibanError if there is none."""
+    for suite in SUITES.values():
+        if suite.embodiment == embodiment:
+            return suite
+    able = ", ".join(suite.embodiment for suite in SUITES.values())
+    raise KibanError(f"embodiment '{embodiment}': there are no tasks for it in simulation; there are for {able}")
+
+
+@lru_cache(maxsize=4)  # each holds a simulator
+def _environment(embodiment: str, task: str) -> Environment:
+    return suite_with(embodiment).environment(task)
 
 
 def record(request: Request) -> None:
@@ -129,10 +137,10 @@ def record(request: Request) -> None:
     Raises:
         KibanError: if none of MOST_ATTEMPTS succeeds.
     """
-    env = _environment(request.embodiment, request.task)
+    env, disturbing = _environment(request.embodiment, request.task), suite_with(request.embodiment).disturbance
     for attempt in range(MOST_ATTEMPTS):
         seed = episode_seed(DEMONSTRATIONS, request.seed, request.task, request.number, attempt)
-        frames = _attempt(env, seed, request.actor)
+        frames = _attempt(env, disturbing, seed, request.actor)
         if frames is not None:
             episode = encode(features_of(env.embodiment, request.videos), frames, env.instruction)
             recording.save(request.path, episode, {"attempts": attempt + 1})
@@ -143,7 +151,7 @@ def record(request: Request) -> None:
     )
 
 
-def _attempt(env: TabletopEnv, seed: int, actor: Actor) -> dict[str, np.ndarray] | None:
+def _attempt(env: Environment, disturbing: float, seed: int, actor: Actor) -> dict[str, np.ndarray] | None:
     """The frames of an episode, or None if it was no success."""
     embodiment = env.embodiment
     rng = np.random.default_rng([seed, 1])  # not the stream that places the objects
@@ -160,16 +168,16 @@ def _attempt(env: TabletopEnv, seed: int, actor: Actor) -> dict[str, np.ndarray]
         for camera in embodiment.cameras:
             frames[IMAGES + camera.name].append(observation[camera.name])
         if actor.policy is None:
-            disturbance[:3] = PERSISTENCE * disturbance[:3] + rng.normal(0.0, DISTURBANCE, 3)
+            disturbance[:3] = PERSISTENCE * disturbance[:3] + rng.normal(0.0, disturbing, 3)
         observation, _, success, truncated, _ = env.step(np.clip(action + disturbance, lower, upper))
         done = success or truncated
     return {name: np.stack(values) for name, values in frames.items()} if success else None
 
 
-def _acting(env: TabletopEnv, seed: int, actor: Actor) -> Callable[[dict[str, Any]], np.ndarray]:
+def _acting(env: Environment, seed: int, actor: Actor) -> Callable[[dict[str, Any]], np.ndarray]:
     """From an observation to an action."""
     if actor.policy is None:
-        return lambda observation: expert.act(env)
+        return lambda observation: env.expert_action()
     agent = _agent(actor.policy, str(actor.language))
     agent.reset(env.instruction, seed)
     return lambda observation: np.clip(agent.act(observation), env.embodiment.action.lower, env.embodiment.action.upper)

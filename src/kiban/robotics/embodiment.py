@@ -294,6 +294,16 @@ class Embodiment(_Part):
         return tuple(names)
 
     @property
+    def postures(self) -> tuple[list[float], list[float]]:
+        """Where it may start: joints in their postures (a hand amid its workspace), and grippers, open."""
+        joints: list[float] = []
+        for arm in self.arms:
+            middle = zip(arm.workspace.lower, arm.workspace.upper, strict=True)
+            joints += arm.posture if arm.joints else [(low + high) / 2 for low, high in middle]
+        grippers = [0.0 if arm.gripper.control == "effort" else arm.gripper.opening[1] for arm in self.arms]
+        return joints, grippers
+
+    @property
     def joints(self) -> tuple[Joint, ...]:
         """Those of all arms, in order."""
         return tuple(joint for arm in self.arms for joint in arm.joints)

@@ -66,16 +66,19 @@ class Kinematics:
         Damped least squares from `start`: dq = J' (J J' + damping^2)^-1 e (Wampler 1986; Nakamura and Hanafusa 1986),
         `e` being the errors in position (m) and orientation (rad).
         """
-        return solve(np.asarray(position, np.float64), np.asarray(start, np.float64), self.chain)
+        return solve(np.asarray(position, np.float64), np.asarray(start, np.float64), self.chain)[0]
 
 
 @kernel
-def forward(joints, chain, origins, rotations):  # type: ignore[no-untyped-def]
+def forward(joints: Array, chain: Chain, origins: Array, rotations: Array) -> None:
     """Fills `origins` [n + 1, 3] and `rotations` [n + 1, 3, 3] of the base and the links.
 
     A link turns by Rodrigues' formula about its axis, which is the same in its own frame and in the one before it.
     """
-    origins[0], rotations[0] = chain.base, chain.turn
+    for row in range(3):
+        origins[0, row] = chain.base[row]
+        for column in range(3):
+            rotations[0, row, column] = chain.turn[row, column]
     for i in range(len(joints)):
         x, y, z = chain.axes[i]
         c, s = np.cos(joints[i]), np.sin(joints[i])
@@ -84,7 +87,7 @@ def forward(joints, chain, origins, rotations):  # type: ignore[no-untyped-def]
         t10, t11, t12 = y * x * v + z * s, c + y * y * v, y * z * v - x * s
         t20, t21, t22 = z * x * v - y * s, z * y * v + x * s, c + z * z * v
         for row in range(3):
-            a, b, d = rotations[i, row]
+            a, b, d = rotations[i, row, 0], rotations[i, row, 1], rotations[i, row, 2]
             origins[i + 1, row] = (
                 origins[i, row] + a * chain.origins[i, 0] + b * chain.origins[i, 1] + d * chain.origins[i, 2]
             )
@@ -94,31 +97,37 @@ def forward(joints, chain, origins, rotations):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def place(origin, rotation, point, out):  # type: ignore[no-untyped-def]
+def place(origin: Array, rotation: Array, point: Array, out: Array) -> None:
     """`point` of a link's frame in the world, into `out` [3]."""
     for row in range(3):
         out[row] = origin[row] + rotation[row, 0] * point[0] + rotation[row, 1] * point[1] + rotation[row, 2] * point[2]
 
 
 @kernel
-def solve(position, start, chain):  # type: ignore[no-untyped-def]
-    """See `Kinematics.solve`."""
+def solve(position: Array, start: Array, chain: Chain) -> tuple[Array, float, float]:
+    """See `Kinematics.solve`; also the errors that are left, m and rad."""
     n = len(start)
-    joints = np.minimum(np.maximum(start, chain.lower), chain.upper)
+    joints = np.empty(n)
+    for i in range(n):
+        joints[i] = min(max(start[i], chain.lower[i]), chain.upper[i])
     origins, rotations = np.empty((n + 1, 3)), np.empty((n + 1, 3, 3))
     tool, error, jacobian = np.empty(3), np.empty(6), np.empty((6, n))
     damped, weights = np.empty((6, 6)), np.empty(6)
-    for _ in range(ITERATIONS):
+    off = turned = 0.0
+    for iteration in range(ITERATIONS + 1):
         forward(joints, chain, origins, rotations)
         hand = rotations[n]
         place(origins[n], hand, chain.tool, tool)
-        error[:3] = position - tool
-        error[3:] = 0.0  # the rotation still needed, small angles: half the sum of the axes' cross products
-        for axis in range(3):
-            for row in range(3):
-                r, q = (row + 1) % 3, (row + 2) % 3
+        off = turned = 0.0
+        for row in range(3):
+            error[row] = position[row] - tool[row]
+            # The rotation still needed, small angles: half the sum of the axes' cross products.
+            r, q = (row + 1) % 3, (row + 2) % 3
+            error[3 + row] = 0.0
+            for axis in range(3):
                 error[3 + row] += 0.5 * (hand[r, axis] * UPRIGHT[q, axis] - hand[q, axis] * UPRIGHT[r, axis])
-        if np.abs(error).max() < TOLERANCE:
+            off, turned = max(off, abs(error[row])), max(turned, abs(error[3 + row]))
+        if max(off, turned) < TOLERANCE or iteration == ITERATIONS:
             break
         for i in range(n):
             for row in range(3):
@@ -144,11 +153,11 @@ def solve(position, start, chain):  # type: ignore[no-untyped-def]
             for row in range(6):
                 step += jacobian[row, i] * weights[row]
             joints[i] = min(max(joints[i] + step, chain.lower[i]), chain.upper[i])
-    return joints
+    return joints, off, turned
 
 
 @kernel
-def _solve_positive(matrix, right, out):  # type: ignore[no-untyped-def]
+def _solve_positive(matrix: Array, right: Array, out: Array) -> None:
     """Solves `matrix` x = `right` by Cholesky's factors, made in the lower half of the positive definite `matrix`."""
     n = len(right)
     for row in range(n):

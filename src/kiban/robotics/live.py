@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from kiban.artifacts.errors import KibanError
 from kiban.robotics import recording
-from kiban.robotics.demonstrations import features_of
+from kiban.robotics.demonstrations import features_of, suite_with
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.environment import TabletopEnv
 from kiban.robotics.features import ACTION, IMAGES, RECORDED_AT, STATE, Feature, encode
 from kiban.robotics.seeds import DEMONSTRATIONS, episode_seed
+from kiban.robotics.suites import Environment
 from kiban.robotics.teleoperation import Asked, Operator, Word
 
 LONGEST_S = 120.0  # of an episode
@@ -58,9 +59,9 @@ def record_live(
         for task, number, path in wanted:
             attempt = 0
             while not path.exists():
-                env = TabletopEnv(embodiment, task)
-                episode = episode_seed(DEMONSTRATIONS, seed, task, number, attempt)
-                frames, word = _episode(env, episode, number, operator, show)
+                env = suite_with(embodiment.name).environment(task, embodiment=embodiment)
+                drawn = episode_seed(DEMONSTRATIONS, seed, task, number, attempt)
+                frames, word = _episode(env, drawn, task, number, operator, show)
                 if word == "quit":
                     return False
                 if word == "keep":
@@ -71,7 +72,7 @@ def record_live(
 
 
 def _episode(
-    env: TabletopEnv, seed: int, number: int, operator: Operator, show: Show
+    env: Environment, seed: int, task: str, number: int, operator: Operator, show: Show
 ) -> tuple[dict[str, np.ndarray], Word]:
     """Its frames, and what is to become of it."""
     embodiment, period = env.embodiment, env.embodiment.control_period
@@ -97,7 +98,7 @@ def _episode(
         for camera in embodiment.cameras:
             frames[IMAGES + camera.name].append(observation[camera.name])
         shown = observation[embodiment.cameras[0].name]
-        show(Moment(env.task.name, env.instruction, number, now, shown, info["interventions"]))
+        show(Moment(task, env.instruction, number, now, shown, info["interventions"]))
         observation, _, done, _, info = env.step(action)
         # The next period that has not begun yet: a late one is dropped, not made up for by haste.
         late = time.monotonic() - start
@@ -105,8 +106,17 @@ def _episode(
 
 
 def action_of(asked: Asked, embodiment: Embodiment) -> np.ndarray:
-    """Shares of the fastest action as an action of the embodiment: the tool's displacement, the gripper's opening."""
+    """Shares of the fastest action as an action of the embodiment: a displacement, and the gripper's opening or effort.
+
+    Raises:
+        KibanError: if the robot's actions are something else.
+    """
+    if len(embodiment.action.names) != 4:
+        raise KibanError(
+            f"{embodiment.name}: has {len(embodiment.action.names)} numbers to an action; by hand one arm is moved"
+        )
     lower, upper = np.array(embodiment.action.lower), np.array(embodiment.action.upper)
     way = np.clip(np.array(asked.way), -1.0, 1.0)
-    opening = lower[3] if asked.closed else upper[3]
-    return np.array([*np.where(way > 0, way * upper[:3], -way * lower[:3]), opening])
+    closes = upper[3] if embodiment.gripper.control == "effort" else lower[3]
+    opens = lower[3] if embodiment.gripper.control == "effort" else upper[3]
+    return np.array([*np.where(way > 0, way * upper[:3], -way * lower[:3]), closes if asked.closed else opens])

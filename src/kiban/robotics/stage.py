@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,8 +15,14 @@ from kiban.artifacts.store import WORK, Artifact
 from kiban.robotics.embodiment import file_of
 from kiban.robotics.policy_config import PolicyKind
 
-TaskName = Literal["reach", "push", "pick"]
-TASK_NAMES: tuple[TaskName, ...] = ("reach", "push", "pick")
+TaskName = Literal[
+    "reach", "push", "pick", "place", "stack", "sort",
+    "reach-shape", "push-shape", "pick-shape", "place-shape", "stack-shape", "sort-shape",
+    "reach-size", "push-size", "pick-size", "place-size", "stack-size", "sort-size",
+    "reach-relation", "push-relation", "pick-relation", "place-relation", "stack-relation",
+]  # fmt: skip
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+DEFAULT_TASKS: tuple[TaskName, ...] = ("reach", "push", "pick")
 TERMS = ("partner", "licence", "uses", "residency", "expires", "obligations")  # of a dataset from elsewhere
 INSTRUCTIONS = Path(__file__).with_name("instructions.toml")
 
@@ -111,7 +117,7 @@ class RobotSettings(Settings):
     """
 
     embodiment: str = "tabletop-arm"
-    tasks: tuple[TaskName, ...] = Field(default=TASK_NAMES, min_length=1)
+    tasks: tuple[TaskName, ...] = Field(default=DEFAULT_TASKS, min_length=1)
     episodes: int = Field(default=400, ge=1)
     steps: int = Field(default=1200, ge=1)
     batch: int = Field(default=64, ge=1)

@@ -1,6 +1,6 @@
 """The evaluation: every suite with its interval and the level of chance, and the groups of its items."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kiban.artifacts.manifest import Metric
@@ -41,10 +41,27 @@ def evaluation(artifact: Artifact | None) -> dict[str, Any] | None:
         "groups": _table(Both("問題の種類ごとの内訳", "By kind of item"), groups) if groups else None,
         "skipped": [(suite(name), reason) for name, reason in results.get("skipped", {}).items()],
         "sets": [
-            (suite(name), what_it_measures(name, result["measures"]), licence(result["licence"]), result["source"])
+            (
+                suite(name),
+                what_it_measures(name, result["measures"]),
+                contamination(result.get("contamination")),
+                licence(result["licence"]),
+                result["source"],
+            )
             for name, result in suites.items()
         ],
     }
+
+
+def contamination(found: Mapping[str, Any] | None) -> Both | None:
+    """How much of a suite the corpus holds; nothing where it was not looked for."""
+    if found is None:
+        return None
+    held, items, out = (exact(found[key]) for key in ("items_held", "items", "documents_left_out"))
+    return Both(
+        f"{items}問のうち{held}問がコーパスにある（除いた文書は{out}）",
+        f"{held} of {items} items are in the corpus; {out} documents were left out of it",
+    )
 
 
 def _kind_of(unit: str) -> str:
