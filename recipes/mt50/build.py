@@ -1,4 +1,4 @@
-"""MT50 in Japanese, whole: a language model, demonstrations, a policy, its success rates. It can be stopped and goes on.
+"""MT50 in Japanese, whole: language model, demonstrations, policy, success rates. It can be stopped, and goes on.
 
     python recipes/mt50/build.py mt50            # into the folder mt50, on two cores
     python recipes/mt50/build.py small --task reach-v3 --episodes 1 --steps 4 --evaluate 1

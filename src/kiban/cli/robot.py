@@ -19,7 +19,7 @@ robot_check.register(app)
 robot_serve.register(app)
 
 
-def _policy_and_language(folder: Path) -> tuple[Path, Path]:
+def policy_and_language(folder: Path) -> tuple[Path, Path]:
     """The folders of a policy and of the language model it was trained with.
 
     Raises:

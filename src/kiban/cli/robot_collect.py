@@ -63,9 +63,9 @@ def collect(
     else:
         actor = Actor()
         if policy is not None:
-            from kiban.cli.robot import _policy_and_language
+            from kiban.cli.robot import policy_and_language
 
-            actor = Actor(*map(str, _policy_and_language(policy)))
+            actor = Actor(*map(str, policy_and_language(policy)))
         record_all(robot, tasks, episodes, seed, whole, work, Progress(), actor, video, layout, terms)
     whole.rename(folder)
     _clear(scratch)

@@ -111,11 +111,11 @@ def _one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> 
 def _trained(folder: Path) -> tuple[str, str, str, tuple[str, ...], str]:
     """Of a trained policy: its folder, its language model's, what tells it apart, its tasks, its suite."""
     from kiban.artifacts.hashing import sha256_file
-    from kiban.cli.robot import _policy_and_language
+    from kiban.cli.robot import policy_and_language
     from kiban.robotics.agent import WEIGHTS, load_policy
     from kiban.robotics.suites import SUITES
 
-    policy, language = _policy_and_language(folder)
+    policy, language = policy_and_language(folder)
     description = load_policy(policy)[1]
     home = next(
         (

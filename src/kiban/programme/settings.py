@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.rights import ANYWHERE
@@ -21,7 +21,7 @@ from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
 from kiban.robotics.stage import RobotSettings
 from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
-from kiban.training.settings import TrainingSettings
+from kiban.training.settings import TrainingSettings, parse_tokens
 
 PROGRAMME_FILE = "kiban.toml"
 
@@ -43,6 +43,37 @@ class ModelTable(Settings):
     preset: str = "nano"
 
 
+class LadderTable(Settings):
+    """`[ladder]`: small models of the programme, each size with each number of tokens, for `kiban forecast`. `sizes`
+    are presets or widths."""
+
+    sizes: tuple[str, ...] = Field(min_length=2)
+    tokens: tuple[str, ...] = Field(min_length=2)
+
+    @field_validator("sizes")
+    @classmethod
+    def _known(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            preset(size)
+        return sizes
+
+    @field_validator("tokens")
+    @classmethod
+    def _counts(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for text in tokens:
+            parse_tokens(text)
+        return tokens
+
+    def rungs(self, training: TrainingSettings) -> list[TrainingSettings]:
+        """The settings of each, the cheapest size first."""
+        given = training.model_dump(exclude_unset=True)
+        return [
+            TrainingSettings(**(given | {"preset": size, "tokens": tokens}))
+            for size in self.sizes
+            for tokens in self.tokens
+        ]
+
+
 class Programme(Settings):
     """A programme: its tables as in `kiban.toml`, and `folder`, which their paths are relative to."""
 
@@ -61,6 +92,7 @@ class Programme(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     robot: RobotSettings | None = None
     milestones: tuple[Milestone, ...] = Field(default=(), alias="milestone")
+    ladder: LadderTable | None = None
 
 
 def find_file(path: Path) -> Path:

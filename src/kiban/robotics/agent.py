@@ -145,7 +145,7 @@ class Agent:
         """All actions [K, A] that the policy sees ahead, in the embodiment's units."""
         prefix, noise = self._condition(observation)
         actions = self.policy.sample(prefix, noise, self.description.euler_steps)
-        return self.action_normaliser.undo(actions)[0].double().numpy()
+        return self._normalisers.action.undo(actions)[0].double().numpy()
 
     @torch.no_grad()
     def denoiser(self, observation: dict[str, Any]) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
@@ -153,11 +153,14 @@ class Agent:
         the observation given; and noise [1, K, A] to begin with. Gradients by x_t can be had.
 
         Raises:
-            KibanError: if the network has no flow.
+            KibanError: if the network is no flow.
         """
         policy = self.policy
         if not isinstance(policy, Policy):
-            raise KibanError(f"network '{self.description.network.kind}': has no flow to guide; use 'kiban'")
+            kind = self.description.network.kind
+            raise KibanError(
+                f"policy: real-time chunking guides a flow, this network is '{kind}'; use one of kind kiban"
+            )
         prefix, noise = self._condition(observation)
         return (lambda noisy, time: policy.estimate(noisy, time, prefix)), noise
 
@@ -166,6 +169,7 @@ class Agent:
         return self._normalisers.action
 
     def _condition(self, observation: dict[str, Any]) -> tuple[Prefix, Tensor]:
+        """The observation as the network's context, and noise [1, K, A]."""
         images = {
             camera.name: self._normalisers.images[camera.name].apply_to_pixels(
                 torch.from_numpy(shrunk(observation[camera.name], camera.shrink))[None]
@@ -174,8 +178,7 @@ class Agent:
         }
         state = self._normalisers.state.apply(torch.from_numpy(observation["state"])[None])
         prefix = self.policy.condition(self._robot.name, images, state, self._text_BTF, self._present_BT)
-        size = (1, self.description.network.chunk, self._robot.action)
-        return prefix, torch.randn(size, generator=self._generator)
+        return prefix, torch.randn(1, self.description.network.chunk, self._robot.action, generator=self._generator)
 
 
 def _check(robot: RobotShape, embodiment: Embodiment) -> None:

@@ -255,7 +255,7 @@ class _Run:
         late = not self.exchange.done()
         try:
             left = self.asked_at + self.embodiment.stale_after - time.monotonic()
-            return self.exchange.result(max(left, 0.0)), late
+            return self.exchange.result(max(left, self.period)), late  # the loop itself may have been held up
         except Exception as error:
             self._silenced(error)
             return None, True
