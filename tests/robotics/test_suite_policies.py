@@ -11,7 +11,7 @@ from tests.commands import error_of, kiban, kiban_json
 def test_a_policy_of_meta_world_is_recorded_trained_and_evaluated(tmp_path: Path, language: Path) -> None:
     pytest.importorskip("metaworld", reason="pip install 'kiban[metaworld]'")
     dataset, policy = tmp_path / "dataset", tmp_path / "policy"
-    kiban("robot", "collect", dataset, "--embodiment", "meta-world", "--task", "reach-v3", "--episodes", "2")
+    kiban("robot", "collect", dataset, "--suite", "mt50-ja", "--task", "reach-v3", "--episodes", "2")
     kiban("robot", "train", dataset, "--language", language, "--out", policy, "--steps", "3", "--batch", "4")
     answer = kiban_json(
         "robot", "evaluate", policy, "--suite", "mt50-ja", "--task", "reach-v3", "--episodes", "1",
