@@ -90,10 +90,12 @@ def stand_in_for_torchvision(width: int) -> None:
         "torchvision.transforms": {},
         "torchvision.transforms.v2": {"Transform": nn.Module},
         "torchvision.transforms.v2.functional": {},
+        "torchvision.transforms.functional": {},
     }
     for name, values in contents.items():
         module = types.ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
+        module.__spec__ = ModuleSpec(name, None, is_package=True)
+        module.__path__ = []
         module.__dict__.update(values)
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")

@@ -83,7 +83,7 @@ def look(robot: Embodiment, seed: int = 0) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(policy: ChunkPolicy, **options: Any) -> Iterator[str]:
+def serving(policy: ChunkPolicy, port: int = 0, **options: Any) -> Iterator[str]:
     """The address of a server that serves `policy` while it is entered."""
     server, listening = PolicyServer(policy, **options), threading.Event()
     held: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def serving(policy: ChunkPolicy, **options: Any) -> Iterator[str]:
             held["port"] = port
             listening.set()
 
-        await server.run("127.0.0.1", 0, held["stop"], ready)
+        await server.run("127.0.0.1", port, held["stop"], ready)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()

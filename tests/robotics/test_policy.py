@@ -232,7 +232,7 @@ def test_a_killed_training_ends_at_the_same_bits(tmp_path: Path, language: Path,
     arguments = (str(tmp_path / "killed"), str(language))
     process = multiprocessing.get_context("spawn").Process(target=_train_until_killed, args=arguments)
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not checkpoint.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

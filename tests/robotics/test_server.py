@@ -30,6 +30,7 @@ from kiban.artifacts.store import Artifact, Store
 from kiban.programme.runner import Node, make, plan
 from kiban.robotics import wire
 from kiban.robotics.agent import Agent
+from kiban.robotics.chunking import RealTimeAgent
 from kiban.robotics.client import AnswerError, PolicyClient, SilenceError
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.embodiment import load as load_embodiment
@@ -201,6 +202,19 @@ def test_each_request_of_a_connection_has_noise_of_its_own_and_a_seed_repeats_it
     assert (first != second).any() and (again[0] == again[1]).all()
 
 
+def test_a_chunk_goes_on_from_the_last_one(agent: Agent) -> None:
+    observation = look(agent.embodiment)
+    real_time = RealTimeAgent(agent, execute=4)
+    with serving(agent, continued=real_time.chunk) as address, PolicyClient(address) as client:
+        assert client.metadata["real_time_chunking"] is True
+        first = client.infer(observation, SENTENCE, seed=1).actions
+        after = client.infer(observation, SENTENCE, seed=2, last=first[3:], delay=2).actions
+        free = client.infer(observation, SENTENCE, seed=2).actions
+    agent.reset(SENTENCE, 2)
+    np.testing.assert_array_equal(after, real_time.chunk(observation, first[3:], 2))
+    assert np.abs(after[:2] - first[3:5]).max() < np.abs(free[:2] - first[3:5]).max()
+
+
 def wrong(robot: Embodiment) -> dict[str, tuple[dict[str, Any], str]]:
     good = {**look(robot), "prompt": SENTENCE}
     camera = robot.cameras[0].name
@@ -225,6 +239,10 @@ def wrong(robot: Embodiment) -> dict[str, tuple[dict[str, Any], str]]:
         "filtered": ({**good, "filtered": True}, "must stand on the robot's side"),
         "no time": ({**good, "deadline_ms": 0}, "more than 0"),
         "a list": ([1, 2], "send a map"),  # type: ignore[dict-item]
+        "a chunk to go on from": ({**good, "last": np.zeros((3, 4)), "delay": 1}, "does not go on from a chunk"),
+        "half a chunk": ({**good, "last": np.zeros((3, 3)), "delay": 1}, r"an array \[1 to 1024, 4\]"),
+        "an infinite chunk": ({**good, "last": np.full((3, 4), np.inf), "delay": 1}, "holds a NaN or an infinity"),
+        "no delay": ({**good, "last": np.zeros((3, 4))}, "delay: send"),
         "twice": ({**good, "observation/state": good["state"]}, "given twice"),
     }
 
@@ -371,6 +389,15 @@ def test_a_policy_that_fails_is_told_and_the_server_lives(agent: Agent) -> None:
         with PolicyClient(address) as client:
             assert np.isfinite(client.infer(good, SENTENCE).actions).all()
     assert any("a secret of the server" in line for line in said)
+
+
+def test_the_example_of_the_docs_works(agent: Agent, address: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "robot-serving.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("127.0.0.1:8000", address)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and re.fullmatch(r"\(\d+, 4\) [\d.]+ ms\n", done.stdout), done.stderr
 
 
 # The command

@@ -1,6 +1,7 @@
 """`kiban robot train` on datasets as they come: what it makes, goes on with, and refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,15 @@ def test_wrong_options_are_named(datasets: tuple[Path, Path], tmp_path: Path, la
     assert "is no exported language model" in refused(tmp_path)
     assert "--policy pi0: there is none of that name; use kiban, act, diffusion" in refused(language, "--policy", "pi0")
     assert "--distil: network 'act' has no flow" in refused(language, "--policy", "act", "--distil")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(tmp_path: Path, language: Path) -> None:
+    """In order, with fewer episodes and steps, and another language model."""
+    page = (Path(__file__).parents[2] / "docs" / "robot-policy.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ kiban (robot .*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        few = re.sub(r"--(episodes|steps) \d+", r"--\1 2", command)
+        kiban(*few.replace("recipes/demo/.kiban/artifacts/export/*", str(language)).split(), cwd=tmp_path)
+    assert load_policy(tmp_path / "quick")[1].euler_steps == 1

@@ -20,6 +20,7 @@ SHORTEST_TOKEN = 16  # characters
 
 def register(app: typer.Typer) -> None:
     app.command()(serve)
+    app.command()(ros2)
 
 
 def serve(
@@ -31,6 +32,9 @@ def serve(
     ] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(min=1.0, help="What waits longer is not computed, whatever the robot asks.")
+    ] = None,
+    robot: Annotated[
+        str | None, typer.Option("--embodiment", help="Which robot, if the policy knows several; its first.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the policy's noise, where a request gives none.")] = 0,
 ) -> None:
@@ -45,19 +49,36 @@ def serve(
             "and give it as --token-file"
         )
 
-    from kiban.cli.robot import _policy_and_language
+    from kiban.cli.robot import policy_and_language
     from kiban.robotics import embodiment
     from kiban.robotics.agent import Agent, load_policy, reader_of
+    from kiban.robotics.chunking import RealTimeAgent
+    from kiban.robotics.policy import Policy
     from kiban.robotics.server import PolicyServer
 
-    folder, language = _policy_and_language(policy)
+    folder, language = policy_and_language(policy)
     network, description = load_policy(folder)
-    agent = Agent(network, description, reader_of(folder, language), embodiment.load(description.embodiment))
-    server = PolicyServer(agent, tokens, deadline_ms, seed=seed, say=_say)
+    agent = Agent(network, description, reader_of(folder, language), embodiment.load(robot or description.embodiment))
+    continued = RealTimeAgent(agent, description.execute).chunk if isinstance(network, Policy) else None
+    server = PolicyServer(agent, continued, tokens, deadline_ms, seed=seed, say=_say)
     try:
-        asyncio.run(_until_told(server, host, port, f"{folder.name[:12]} for {description.embodiment}"))
+        asyncio.run(_until_told(server, host, port, f"{folder.name[:12]} for {agent.embodiment.name}"))
     except OSError as error:
         raise KibanError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+
+
+def ros2(
+    embodiment: Annotated[str, typer.Argument(help="Which robot: a name, or the path of its .toml.")],
+    out: Annotated[Path, typer.Option(help="Where the package goes; must not exist.")],
+) -> None:
+    """Writes a ROS 2 package for a robot: a node that asks the policy server, behind the safety filter.
+
+    Example: kiban robot ros2 tabletop-arm --out kiban_tabletop_arm
+    """
+    from kiban.robotics.ros2 import generate
+
+    package = generate(embodiment, out)
+    print(f"{out}: package {package}; its README.md says how to build and run it")
 
 
 async def _until_told(server: "PolicyServer", host: str, port: int, what: str) -> None:

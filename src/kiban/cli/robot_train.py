@@ -13,10 +13,6 @@ from kiban.robotics.policy_config import PolicyKind
 from kiban.robotics.stage import PolicySettings
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(train)
-
-
 def train(
     dataset: Annotated[list[Path], typer.Argument(help="LeRobot datasets, of one robot or of several.")],
     language: Annotated[Path, typer.Option(help="The exported language model that reads the sentences.")],
@@ -59,12 +55,15 @@ def train(
     except ValidationError as error:
         raise KibanError("--" + error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     from kiban.robotics.agent import DESCRIPTION
+    from kiban.robotics.inspection import check
     from kiban.robotics.train_policy import Sizes, keep_language, train_from
 
     if (out / DESCRIPTION).exists():
         raise KibanError(f"{out}: holds a trained policy already; name another folder")
     sizes = Sizes(chunk=chunk, pixels=pixels, vision_blocks=vision_blocks, width=width, layers=layers)
     progress = Progress()
+    for folder in dataset:
+        check(folder, progress)
     trained = train_from(settings, dataset, (), language, _address_of(language), out, out / WORK, progress, sizes)
     keep_language(language, out)
     measured = "" if trained.held_out_loss is None else f", held-out loss {trained.held_out_loss:.4f}"

@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def wide(x: Tensor) -> Tensor:
+    """In the dtype in which sums are taken: float32, or float64 where that is what comes."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Linear(nn.Linear):
     """Without a bias."""
 
@@ -38,16 +43,16 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        inverse = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
-        y = wide * inverse
+        summed = wide(x)
+        inverse = (torch.linalg.vector_norm(summed, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
+        y = summed * inverse
         ctx.save_for_backward(x, inverse, weight)
         return y.mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, inverse, weight = ctx.saved_tensors
-        dwide = dy.float()
+        dwide = wide(dy)
         y = x * inverse
         dweight = (dwide * y).flatten(0, -2).sum(0)
         dnormal = dwide * weight

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kiban.model.config import ModelConfig, Yarn
+from kiban.model.layers import wide
 
 
 def rope_tables(positions_L: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ def softmax_scale(config: ModelConfig) -> float:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [..., L, dim]: the pairs (x0, x1), (x2, x3) ... turned by the angles of `cos`, `sin` [L, dim/2]."""
-    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    even, odd = wide(x[..., 0::2]), wide(x[..., 1::2])
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)
 

@@ -1,7 +1,9 @@
 """DeepSeek-V3 (arXiv 2412.19437) in plain PyTorch. It knows nothing of parallelism, files, or training loops.
 
-B batch, L length, D hidden, V vocabulary.
+B batch, L length, M positions of MTP, S whole length of a sequence, D hidden, V vocabulary.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +33,9 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: LatentCache | None = None,
-        document_BL: Tensor | None = None,
+        document_BS: Tensor | None = None,
     ) -> Tensor:
-        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), cos, sin, cache, document_BL)
+        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), cos, sin, cache, document_BS)
         return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD))
 
 
@@ -49,10 +51,29 @@ class MTP(nn.Module):
         self.norm = RMSNorm(d, eps=eps)
 
     def forward(
-        self, embedded_BLD: Tensor, hidden_BLD: Tensor, cos: Tensor, sin: Tensor, document_BL: Tensor | None = None
+        self,
+        embedded_BMD: Tensor,
+        hidden_BMD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LatentCache | None = None,
+        document_BS: Tensor | None = None,
     ) -> Tensor:
-        joined = torch.cat([self.enorm(embedded_BLD), self.hnorm(hidden_BLD)], dim=-1)
-        return self.norm(self.block(self.eh_proj(joined), cos, sin, None, document_BL))
+        joined = torch.cat([self.enorm(embedded_BMD), self.hnorm(hidden_BMD)], dim=-1)
+        return self.norm(self.block(self.eh_proj(joined), cos, sin, cache, document_BS))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one forward pass learns from. The first M of the L tokens have a token after their target, which is what
+    MTP predicts; only the last of a sequence has none."""
+
+    tokens_BL: Tensor
+    targets_BL: Tensor
+    mtp_targets_BM: Tensor
+    document_BS: Tensor | None = None  # a number for each document; tokens see their own alone
+    cache: LatentCache | None = None  # the rest of the sequences, where this is a part of them
+    mtp_cache: LatentCache | None = None
 
 
 class Transformer(nn.Module):
@@ -84,15 +105,16 @@ class Transformer(nn.Module):
     def _body(
         self, tokens_BL: Tensor, cache: list[LatentCache] | None = None, document_BL: Tensor | None = None
     ) -> Tensor:
-        start = cache[0].length if cache else 0
-        cos, sin = self._tables(start, tokens_BL.shape[1], tokens_BL.device)
+        cos, sin = self._tables(tokens_BL, cache[0] if cache else None)
         x_BLD = self.embed_tokens(tokens_BL).to(self.dtype)
         for layer, block in enumerate(self.layers):
             x_BLD = block(x_BLD, cos, sin, cache[layer] if cache else None, document_BL)
         return x_BLD
 
-    def _tables(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(start, start + length, device=device)
+    def _tables(self, tokens_BL: Tensor, cache: LatentCache | None) -> tuple[Tensor, Tensor]:
+        length, device = tokens_BL.shape[1], tokens_BL.device
+        runs = cache.runs(length) if cache is not None else [(0, length)]
+        positions = torch.cat([torch.arange(start, end, device=device) for start, end in runs])
         return rope_tables(positions, self.config)
 
     def logits(self, hidden_BLD: Tensor) -> Tensor:
@@ -108,27 +130,61 @@ class Transformer(nn.Module):
         """The loss to descend, and `loss` (next token, nats/token) and, where they are part of it, `mtp_loss` and
         `balance_loss` (mean over the MoE layers) as they are. A token sees its own document alone where `document_BL`
         numbers them."""
-        layers = [module for module in self.modules() if isinstance(module, MoE)]
-        for moe in layers:
-            moe.keeps_balance = balance_weight > 0
-        body_BLD = self._body(tokens_BL, None, document_BL)
-        loss = linear_cross_entropy(self.norm(body_BLD).flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
-        stats = {"loss": loss.detach()}
-        if self.mtp is not None:
-            mtp = self._mtp_loss(body_BLD, targets_BL, document_BL)
-            loss, stats = loss + MTP_WEIGHT * mtp, stats | {"mtp_loss": mtp.detach()}
-        if balance_weight > 0 and layers:
-            balance = torch.stack([moe.taken_balance() for moe in layers])
-            loss, stats = loss + balance_weight * balance.sum(), stats | {"balance_loss": balance.detach().mean()}
-        return loss, stats
+        sample = Sample(tokens_BL, targets_BL, targets_BL[:, 1:], document_BL)
+        _, losses = self.part(None, sample, balance_weight > 0)
+        num_moe = sum(isinstance(module, MoE) for module in self.modules())
+        stats = {name: loss.detach() for name, loss in losses.items()}
+        if "balance_loss" in stats:
+            stats["balance_loss"] = stats["balance_loss"] / num_moe
+        return total_loss(losses, balance_weight), stats
 
-    def _mtp_loss(self, body_BLD: Tensor, targets_BL: Tensor, document_BL: Tensor | None) -> Tensor:
+    def part(
+        self,
+        x_BLD: Tensor | None,
+        sample: Sample,
+        keeps_balance: bool = False,
+        layers: range | None = None,
+        head: bool = True,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The forward pass from the embedding, or from `x_BLD` before the first of `layers`, through these layers, and
+        through norm and head if `head`. Gives what comes out of the last of the layers, and the parts of the loss that
+        arise on the way: `loss`, `mtp_loss` (means over tokens) and, if `keeps_balance`, `balance_loss` (sum over
+        layers). Layers outside `layers` may be None: pipeline stages hold only their own."""
+        blocks = [self.layers[layer] for layer in (layers if layers is not None else range(len(self.layers)))]
+        held = [*blocks, self.mtp] if head and self.mtp is not None else blocks
+        moes = [module for block in held for module in block.modules() if isinstance(module, MoE)]
+        for moe in moes:
+            moe.keeps_balance = keeps_balance
+        cos, sin = self._tables(sample.tokens_BL, sample.cache)
+        if x_BLD is None:
+            x_BLD = self.embed_tokens(sample.tokens_BL).to(self.dtype)
+        for block in blocks:
+            x_BLD = block(x_BLD, cos, sin, sample.cache, sample.document_BS)
+        losses = {}
+        if head:
+            losses["loss"] = self.cross_entropy(self.norm(x_BLD), sample.targets_BL)
+            if self.mtp is not None:
+                losses["mtp_loss"] = self._mtp_loss(x_BLD, sample)
+        if keeps_balance and moes:
+            losses["balance_loss"] = torch.stack([moe.taken_balance() for moe in moes]).sum()
+        return x_BLD.detach() if head else x_BLD, losses  # after the head nothing goes on
+
+    def _mtp_loss(self, body_BLD: Tensor, sample: Sample) -> Tensor:
         assert self.mtp is not None
-        cos, sin = self._tables(0, targets_BL.shape[1] - 1, targets_BL.device)
-        document_BL = document_BL[:, :-1] if document_BL is not None else None
-        embedded_BLD = self.embed_tokens(targets_BL[:, :-1]).to(self.dtype)
-        hidden = self.mtp(embedded_BLD, body_BLD[:, :-1], cos, sin, document_BL)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets_BL[:, 1:].flatten())
+        targets_BM = sample.mtp_targets_BM
+        M = targets_BM.shape[1]
+        cos, sin = self._tables(targets_BM, sample.mtp_cache)
+        embedded_BMD = self.embed_tokens(sample.targets_BL[:, :M]).to(self.dtype)
+        document_BS = sample.document_BS
+        if document_BS is not None:  # the last token of a sequence has no part in it
+            document_BS = document_BS[:, :-1]
+        body_BMD = body_BLD[:, : embedded_BMD.shape[1]]
+        hidden_BMD = self.mtp(embedded_BMD, body_BMD, cos, sin, sample.mtp_cache, document_BS)
+        return self.cross_entropy(hidden_BMD, targets_BM)
+
+    def cross_entropy(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        """Mean over tokens, in nats, of what the head makes of the hidden states."""
+        return linear_cross_entropy(hidden_BLD.flatten(0, 1), self.lm_head.weight, targets_BL.flatten())
 
     def update_routing_bias(self, rate: float = 1e-3) -> Tensor:
         """After an optimiser step: every MoE layer's bias moves towards balance. Gives the loads, [layers, experts]."""
@@ -142,10 +198,17 @@ class Transformer(nn.Module):
 
     def clip_logits(self, most: float) -> float:
         """After an optimiser step: QK-clip in every layer. Gives the largest attention logit since the last call."""
-        return max(attention.clip_logits(most).max().item() for attention in self._attentions())
+        return max((attention.clip_logits(most).max().item() for attention in self._attentions()), default=0.0)
 
     def _attentions(self) -> list[Attention]:
         return [module for module in self.modules() if isinstance(module, Attention)]
 
     def new_cache(self) -> list[LatentCache]:
         return [LatentCache() for _ in self.layers]
+
+
+def total_loss(losses: dict[str, Tensor], balance_weight: float) -> Tensor:
+    """What is descended, of the parts that `Transformer.part` gives."""
+    weights = {"loss": 1.0, "mtp_loss": MTP_WEIGHT, "balance_loss": balance_weight}
+    terms = [loss if weights[name] == 1.0 else weights[name] * loss for name, loss in losses.items()]
+    return sum(terms[1:], terms[0])

@@ -52,6 +52,7 @@ class Grid(nn.Module):
 
 
 @cache
+@torch.inference_mode(False)  # training may need what acting has made
 def _places(width: int, height: int, across: int) -> Tensor:
     """Sines and cosines of a picture's places [W, height, across]: half the numbers for y, half for x."""
     y = waves(torch.linspace(0, 1, height), width // 2).T[:, :, None].expand(-1, -1, across)

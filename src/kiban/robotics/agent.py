@@ -15,6 +15,7 @@ from torch import Tensor
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
 from kiban.robotics.act import Act
+from kiban.robotics.action_expert import Prefix
 from kiban.robotics.diffusion import DiffusionPolicy
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.language import Reader
@@ -50,8 +51,8 @@ class PolicyDescription(BaseModel):
             if robot.name not in self.normalisers:
                 raise ValueError(f"robot '{robot.name}' has no normaliser")
             normalisers = self.normalisers[robot.name]
-            sizes = (len(normalisers.state.names), len(normalisers.action.names), tuple(normalisers.images))
-            if sizes != (robot.state, robot.action, tuple(camera.name for camera in robot.cameras)):
+            sizes = (len(normalisers.state.names), len(normalisers.action.names), set(normalisers.images))
+            if sizes != (robot.state, robot.action, {camera.name for camera in robot.cameras}):
                 raise ValueError(f"the normaliser of robot '{robot.name}' is not for its state, action and cameras")
         return self
 
@@ -167,7 +168,7 @@ class Agent:
     def action_normaliser(self) -> Normaliser:
         return self._normalisers.action
 
-    def _condition(self, observation: dict[str, Any]) -> tuple[Any, Tensor]:
+    def _condition(self, observation: dict[str, Any]) -> tuple[Prefix, Tensor]:
         """The observation as the network's context, and noise [1, K, A]."""
         images = {
             camera.name: self._normalisers.images[camera.name].apply_to_pixels(
@@ -182,7 +183,9 @@ class Agent:
 
 def _check(robot: RobotShape, embodiment: Embodiment) -> None:
     """Raises KibanError unless pictures and rate are those that the policy was trained on."""
-    for camera, known in zip(embodiment.cameras, robot.cameras, strict=True):
+    cameras = {camera.name: camera for camera in robot.cameras}
+    for camera in embodiment.cameras:
+        known = cameras[camera.name]
         if (camera.width, camera.height) != (known.width, known.height):
             raise KibanError(
                 f"camera '{camera.name}': gives {camera.width}x{camera.height} pixels, the policy was trained on "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.protocol import State
 from websockets.sync.client import connect
 
 from kiban.artifacts.errors import KibanError
@@ -21,7 +22,8 @@ from kiban.robotics import wire
 from kiban.robotics.embodiment import Embodiment
 
 CONNECT_SECONDS = 10.0
-PATIENCE_MS = 1000.0  # how long an answer is waited for without a deadline
+MOST_BYTES = 1 << 20  # of an answer
+PATIENCE, PAUSE = 1.0, 0.02  # s
 
 
 class AnswerError(KibanError):
@@ -54,15 +56,21 @@ class PolicyClient:
 
     def __init__(self, address: str, embodiment: Embodiment | None = None, token: str | None = None) -> None:
         self._address = address if address.startswith(("ws://", "wss://")) else f"ws://{address}"
+        self._embodiment = embodiment
+        self._headers = {"Authorization": f"Api-Key {token}"} if token else None
+        self._numbers = itertools.count(1)
         self._open = ExitStack()
-        headers = {"Authorization": f"Api-Key {token}"} if token else None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._open.close()
         try:
             self._connection = self._open.enter_context(
                 connect(
                     self._address,
                     compression=None,
-                    max_size=None,
-                    additional_headers=headers,
+                    max_size=MOST_BYTES,
+                    additional_headers=self._headers,
                     open_timeout=CONNECT_SECONDS,
                 )
             )
@@ -73,9 +81,8 @@ class PolicyClient:
             raise KibanError(f"{self._address}: the policy server does not let us in: {why}") from None
         except (OSError, InvalidHandshake, SilenceError) as error:
             raise KibanError(f"{self._address}: there is no policy server ({error})") from None
-        self._numbers = itertools.count(1)
-        if embodiment is not None:
-            self._check(embodiment)
+        if self._embodiment is not None:
+            self._check(self._embodiment)
 
     def _check(self, embodiment: Embodiment) -> None:
         ours = {"state": list(embodiment.state_names), "action": list(embodiment.action.names)}
@@ -93,21 +100,34 @@ class PolicyClient:
         instruction: str,
         deadline_ms: float | None = None,
         seed: int | None = None,
+        last: NDArray[np.float64] | None = None,
+        delay: int = 0,
     ) -> Answer:
         """Asks for a chunk of actions. `observation`: an image a camera, and `state`, as the metadata say.
 
+        `last` [n, A]: what is left of the actions being carried out, and `delay`: how many of them will have been when
+        the answer is there; a server that can lets the new chunk go on from them.
         `deadline_ms`: the server computes nothing if its turn comes later, and the answer is waited for that long.
 
         Raises:
             AnswerError: if the server says why there are no actions.
-            SilenceError: if it says nothing in time. The answer may still come; the next call passes over it.
+            SilenceError: if it says nothing in time. The answer may still come; the next call passes over it. If the
+                connection is gone, the next call makes a new one.
+            WireError: if the answer is none.
         """
+        if self._connection.state is not State.OPEN:
+            try:
+                self._connect()
+            except KibanError as error:
+                raise SilenceError(str(error)) from None
         number = next(self._numbers)
         request = {**observation, "prompt": instruction, "request_id": number}
         request |= {} if deadline_ms is None else {"deadline_ms": deadline_ms}
         request |= {} if seed is None else {"seed": seed}
+        if last is not None and len(last) and self.metadata.get("real_time_chunking"):
+            request |= {"last": last, "delay": delay}
         began = time.monotonic()
-        until = began + (deadline_ms or PATIENCE_MS) / 1e3
+        until = began + (deadline_ms / 1e3 if deadline_ms else PATIENCE)
         try:
             self._connection.send(wire.pack(request))
         except ConnectionClosed as error:
@@ -121,10 +141,12 @@ class PolicyClient:
             if not isinstance(answer, dict) or answer.get("request_id") != number:
                 continue  # what an earlier call gave up on
             if "error" in answer:
-                raise AnswerError(answer["code"], answer["error"])
-            actions = np.array(answer["actions"], dtype=np.float64)
+                raise AnswerError(str(answer.get("code")), str(answer["error"]))
+            actions, timing = answer.get("actions"), answer.get("server_timing")
+            if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not isinstance(timing, dict):
+                raise wire.WireError(f"{self._address}: the answer has no actions [K, A], or no server_timing")
             total_ms = 1e3 * (time.monotonic() - began)
-            return Answer(actions, float(answer["server_timing"]["infer_ms"]), total_ms)
+            return Answer(actions.astype(np.float64), float(timing.get("infer_ms", 0.0)), total_ms)
 
     def _received(self, seconds: float) -> Any:
         try:
@@ -144,3 +166,31 @@ class PolicyClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass
+class RemotePlanner:
+    """What plans for `control.ControlLoop`, on the network. `execute`: actions carried out before it plans again.
+
+    A deadline that passed, or silence, is asked over for PATIENCE seconds, while the loop carries out what it has and
+    then brakes; after that it fails, and the loop stops.
+    """
+
+    client: PolicyClient
+    instruction: str
+    execute: int
+    deadline_ms: float | None = None
+
+    def chunk(self, observation: dict[str, Any], last: NDArray[np.float64] | None, delay: int) -> NDArray[np.float64]:
+        """Raises AnswerError or SilenceError if it comes to nothing."""
+        wanted = [*self.client.metadata["cameras"], "state"]
+        seen = {name: observation[name] for name in wanted}
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.client.infer(seen, self.instruction, self.deadline_ms, last=last, delay=delay).actions
+            except (AnswerError, SilenceError) as error:
+                again = isinstance(error, SilenceError) or error.code in ("deadline", "stopping")
+                if not again or time.monotonic() > until:
+                    raise
+                time.sleep(PAUSE)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kiban.artifacts.errors import KibanError
-from kiban.artifacts.files import read_json
-from kiban.robotics.demonstrations import ACTION, IMAGES, STATE
+from kiban.robotics.dataset import Dataset
+from kiban.robotics.features import ACTION, IMAGES, STATE
 from kiban.robotics.language import Reader
-from kiban.robotics.lerobot_v3 import Dataset
 from kiban.robotics.normaliser import CHANNELS, Normaliser, Normalisers, shrunk
 from kiban.robotics.policy_config import CameraShape, RobotShape, destination_of
 
@@ -65,18 +64,18 @@ class Recorded:
         cameras = {
             name.removeprefix(IMAGES).removeprefix("observation."): feature
             for name, feature in dataset.features.items()
-            if feature.dtype in ("image", "video")
+            if feature.is_picture
         }
         if not cameras:
             raise KibanError(f"{folder}: has no camera; a policy needs pictures ({IMAGES}NAME)")
         state, action = (_vectors(dataset, folder, name) for name in (STATE, ACTION))
         names = [_names(dataset, name) for name in (STATE, ACTION)]
         shapes = tuple(
-            CameraShape(name=name, height=f.shape[0], width=f.shape[1], shrink=-(-max(f.shape[:2]) // pixels))
-            for name, f in cameras.items()
+            CameraShape(name=name, height=height, width=width, shrink=-(-max(height, width) // pixels))
+            for name, (height, width, _) in ((name, f.picture_shape) for name, f in cameras.items())
         )
         robot = RobotShape(
-            name=read_json(folder / "meta/info.json").get("robot_type") or "robot",
+            name=dataset.robot_type or "robot",
             fps=dataset.fps,
             cameras=shapes,
             state=state.shape[1],
@@ -113,10 +112,10 @@ def _mapped(dataset: Dataset, feature: str, camera: CameraShape, path: Path) -> 
     """The camera's shrunk frames in a file of nothing but bytes."""
     shape = (-1, camera.height // camera.shrink, camera.width // camera.shrink, 3)
     if not path.exists():
-        frames = dataset.frames(feature)
         temporary = path.with_suffix(".part")
         with temporary.open("wb") as file:
-            shrunk(frames, camera.shrink).tofile(file)
+            for number in range(len(dataset.episodes)):
+                shrunk(dataset.episode(number, [feature])[feature], camera.shrink).tofile(file)
         temporary.replace(path)
     return np.memmap(path, np.uint8, mode="r").reshape(shape)
 

@@ -73,8 +73,8 @@ class Normalisers(BaseModel):
         """Raises KibanError unless the robot's state, action and cameras are those that these were made from."""
         self.state.check(embodiment.state_names, "state")
         self.action.check(embodiment.action.names, "action")
-        cameras = tuple(camera.name for camera in embodiment.cameras)
-        if cameras != tuple(self.images):
+        cameras = [camera.name for camera in embodiment.cameras]
+        if set(cameras) != set(self.images):
             raise KibanError(
                 f"cameras: the policy was trained on ({', '.join(self.images)}), the robot has ({', '.join(cameras)}); "
                 "use the embodiment it was trained for, or train on this one's demonstrations"

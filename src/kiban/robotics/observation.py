@@ -13,7 +13,8 @@ from kiban.robotics.embodiment import Camera, Embodiment
 
 LONGEST_INSTRUCTION = 200  # characters
 INSTRUCTION = ("prompt", "instruction")  # openpi's word for it, and ours
-EXTRAS = ("request_id", "deadline_ms", "seed", "filtered")
+EXTRAS = ("request_id", "deadline_ms", "seed", "filtered", "last", "delay")
+MOST_ACTIONS = 1024  # of a chunk
 
 
 class RefusedError(KibanError):
@@ -22,13 +23,19 @@ class RefusedError(KibanError):
 
 @dataclass(frozen=True)
 class Request:
-    """`observation`: an image a camera (uint8 [height, width, 3]) and `state` (float32, the embodiment's names)."""
+    """`observation`: an image a camera (uint8 [height, width, 3]) and `state` (float32, the embodiment's names).
+
+    `last`: what is left of the actions [n, A] that are being carried out, `delay`: how many of them will have been when
+    the answer is there.
+    """
 
     observation: dict[str, NDArray[Any]]
     instruction: str
     request_id: str | int | None
     deadline_ms: float | None  # from when the server has the request; it is not computed later
     seed: int | None
+    last: NDArray[np.float64] | None = None
+    delay: int = 0
 
 
 def check_instruction(text: Any) -> str:
@@ -85,6 +92,7 @@ def read_request(message: Any, embodiment: Embodiment) -> Request:
         _identifier(extras["request_id"]),
         _deadline(extras["deadline_ms"]),
         _seed(extras["seed"]),
+        *_continued(extras["last"], extras["delay"], len(embodiment.action.names)),
     )
 
 
@@ -148,6 +156,18 @@ def _deadline(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
         raise RefusedError("deadline_ms: send how many milliseconds the answer may take, more than 0")
     return float(value)
+
+
+def _continued(last: Any, delay: Any, size: int) -> tuple[NDArray[np.float64] | None, int]:
+    if last is None and delay is None:
+        return None, 0
+    if not isinstance(last, np.ndarray) or last.ndim != 2 or last.shape[1] != size or not 0 < len(last) <= MOST_ACTIONS:
+        raise RefusedError(f"last: send what is left of the actions, an array [1 to {MOST_ACTIONS}, {size}]")
+    if not np.isfinite(last).all():
+        raise RefusedError("last: holds a NaN or an infinity; send the actions as the server gave them")
+    if isinstance(delay, bool) or not isinstance(delay, int) or not 0 <= delay <= MOST_ACTIONS:
+        raise RefusedError("delay: send how many actions of 'last' will have been carried out, a whole number")
+    return last.astype(np.float64), delay
 
 
 def _seed(value: Any) -> int | None:

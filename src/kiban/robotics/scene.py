@@ -21,6 +21,9 @@ COLOURS = {
     "yellow": (0.92, 0.80, 0.08),
 }
 
+# Of things that no instruction names.
+DISTRACTOR_COLOURS = {"white": (0.92, 0.92, 0.90), "purple": (0.48, 0.20, 0.60), "black": (0.12, 0.12, 0.13)}
+
 # Half extents in m, as MJCF has them: x, y, z of a box, radius and half length of a cylinder.
 SHAPES: dict[str, tuple[str, tuple[float, ...]]] = {
     "cube": ("box", (0.018, 0.018, 0.018)),
@@ -34,17 +37,21 @@ BARE = '<inertial pos="0 0 0" mass="0.2" diaginertia="1e-4 1e-4 1e-4"/>'  # of a
 
 @dataclass(frozen=True)
 class Thing:
-    """An object on the table: its colour and shape (keys of COLOURS and SHAPES), centre (x, y) in m and yaw in rad."""
+    """An object on the table: colour (of COLOURS or DISTRACTOR_COLOURS), shape, centre (x, y) in m, yaw in rad.
+
+    `scale` is its size against SHAPES.
+    """
 
     colour: str
     shape: str
     x: float
     y: float
     yaw: float
+    scale: float = 1.0
 
     @property
     def half_height(self) -> float:
-        return SHAPES[self.shape][1][-1]
+        return SHAPES[self.shape][1][-1] * self.scale
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -53,13 +60,13 @@ def _numbers(values: Iterable[float]) -> str:
 
 def _thing(index: int, thing: Thing) -> str:
     kind, size = SHAPES[thing.shape]
-    red, green, blue = COLOURS[thing.colour]
+    red, green, blue = (COLOURS | DISTRACTOR_COLOURS)[thing.colour]
     quaternion = f"{np.cos(thing.yaw / 2)} 0 0 {np.sin(thing.yaw / 2)}"
     return f"""
     <body name="object{index}" pos="{thing.x} {thing.y} {thing.half_height}" quat="{quaternion}">
       <freejoint/>
-      <geom name="object{index}" class="touching" type="{kind}" size="{" ".join(map(str, size))}"
-            rgba="{red} {green} {blue} 1" mass="0.06" friction="0.8 0.01 0.001"/>
+      <geom name="object{index}" class="touching" type="{kind}" size="{_numbers(s * thing.scale for s in size)}"
+            rgba="{red} {green} {blue} 1" mass="{0.06 * thing.scale**3}" friction="0.8 0.01 0.001"/>
     </body>"""
 
 

@@ -31,7 +31,7 @@ from websockets.protocol import State
 from kiban.artifacts.errors import KibanError
 from kiban.robotics import wire
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.observation import Request, read_request, request_id_of
+from kiban.robotics.observation import RefusedError, Request, read_request, request_id_of
 from kiban.robotics.seeds import ROLLOUTS, episode_seed
 
 MOST_BYTES = 32 << 20  # of a request: twenty pictures of 720p's size would not fit
@@ -53,6 +53,10 @@ class ChunkPolicy(Protocol):
     def chunk(self, observation: dict[str, Any]) -> NDArray[Any]: ...
 
 
+# (observation, last [n, A], delay) -> actions [K, A] that go on from those being carried out (`chunking.py`)
+Continuation = Callable[[dict[str, Any], NDArray[np.float64], int], NDArray[Any]]
+
+
 class DeadlineError(KibanError):
     """The request's time had passed before its turn came. Nothing was computed."""
 
@@ -67,18 +71,23 @@ class _Session:
 
 
 class PolicyServer:
-    """Serves one policy. `tokens`: whoever shows one of them is let in; nobody needs one if there are none."""
+    """Serves one policy. `tokens`: whoever shows one of them is let in; nobody needs one if there are none.
+
+    `continued` computes chunks that go on from the last one, for clients that send it; those are refused without.
+    """
 
     def __init__(
         self,
         policy: ChunkPolicy,
+        continued: Continuation | None = None,
         tokens: Sequence[str] = (),
         deadline_ms: float | None = None,
         most_bytes: int = MOST_BYTES,
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._policy, self._tokens, self._deadline_ms = policy, tokens, deadline_ms
+        self._policy, self._continued = policy, continued
+        self._tokens, self._deadline_ms = tokens, deadline_ms
         self._most_bytes, self._seed, self._say = most_bytes, seed, say
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._clients = self._sessions = self._at_work = 0
@@ -97,6 +106,7 @@ class PolicyServer:
             "action": list(robot.action.names),
             "action_units": list(robot.action.units),
             "deadline_ms": self._deadline_ms,
+            "real_time_chunking": self._continued is not None,
             "safety_filter": FILTER,
         }
 
@@ -188,6 +198,8 @@ class PolicyServer:
             if self._stopping:
                 return _fault("stopping", "the server is stopping; nothing was computed", request_id), None
             request = read_request(content, self._policy.embodiment)
+            if request.last is not None and self._continued is None:
+                raise RefusedError("last: this policy does not go on from a chunk; leave 'last' and 'delay' out")
             session.requests += 1
             return wire.pack(await self._act(request, connection, session)), None
         except wire.WireError as error:
@@ -237,7 +249,10 @@ class PolicyServer:
 
     def _compute(self, request: Request, seed: int) -> NDArray[Any]:
         self._policy.reset(request.instruction, seed)
-        actions = np.asarray(self._policy.chunk(request.observation))
+        if request.last is None or self._continued is None:
+            actions = np.asarray(self._policy.chunk(request.observation))
+        else:
+            actions = np.asarray(self._continued(request.observation, request.last, request.delay))
         if not np.isfinite(actions).all():
             raise ArithmeticError("the policy's actions hold a NaN or an infinity")
         return actions

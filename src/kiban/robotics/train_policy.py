@@ -183,7 +183,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["share"] * peak * _schedule(step, steps)
             torch.manual_seed((seed << 24) + step)  # dropout knows no generator
-            loss = _loss(policy, examples.batches(chosen), generator, BRIGHTNESS)
+            loss = batch_loss(policy, examples.batches(chosen), generator, BRIGHTNESS)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([p for _, p in (*named, *others)], 1.0)
@@ -257,7 +257,7 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _loss(policy: Network, batches: Sequence[Batch], generator: torch.Generator, brightness: float) -> Tensor:
+def batch_loss(policy: Network, batches: Sequence[Batch], generator: torch.Generator, brightness: float) -> Tensor:
     """The mean loss over the frames of `batches`."""
     total, frames = torch.zeros(()), sum(len(batch.state_BS) for batch in batches)
     for batch in batches:
@@ -273,7 +273,7 @@ def _loss(policy: Network, batches: Sequence[Batch], generator: torch.Generator,
 def _held_out_loss(policy: Network, batches: Sequence[Batch], seed: int) -> float:
     """On the same frames with the same noise each time."""
     policy.eval()
-    loss = float(_loss(policy, batches, torch.Generator().manual_seed(seed), brightness=0.0))
+    loss = float(batch_loss(policy, batches, torch.Generator().manual_seed(seed), brightness=0.0))
     policy.train()
     return loss
 

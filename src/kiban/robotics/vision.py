@@ -57,6 +57,7 @@ class VisionTower(nn.Module):
 
 
 @cache
+@torch.inference_mode(False)  # training may need what acting has made
 def places(height: int, width: int) -> Tensor:
     """The places of a picture's features, x and y from -4 to 4, [height * width, 2]."""
     y, x = torch.meshgrid(torch.linspace(-4, 4, height), torch.linspace(-4, 4, width), indexing="ij")
