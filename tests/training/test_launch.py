@@ -271,16 +271,20 @@ def test_the_pytorchjob_is_valid_by_kubeflows_models(tmp_path: Path) -> None:
 
 def test_layouts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "layout.toml"
-    file.write_text("tensor = 4\npipeline = 3\n")
-    check_layout(file, 24)
-    with pytest.raises(KibanError, match="16 ranks are no multiple of tensor 4 x pipeline 3 x context 1 = 12"):
-        check_layout(file, 16)
-    file.write_text("tensor = 0.5\n")
-    with pytest.raises(KibanError, match="whole numbers"):
-        check_layout(file, 16)
-    file.write_text("tensor = \n")
-    with pytest.raises(KibanError, match="is no TOML"):
-        check_layout(file, 16)
+    file.write_text("tensor = 2\npipeline = 3\n")
+    check_layout(file, 24, ())
+    with pytest.raises(KibanError, match="16 ranks are no multiple of tensor 2 x pipeline 3 x context 1 = 6"):
+        check_layout(file, 16, ())
+    file.write_text("tensor = 8\n")
+    with pytest.raises(KibanError, match="with preset nano: .* tensor = 8 does not divide the 4 heads"):
+        check_layout(file, 16, ("--preset=nano", "--data", "packed"))
+    file.write_text("[layout]\ntensor = 2\nexpert = 2\n")
+    check_layout(file, 4, ("--preset", "nano", "--batch-sequences", "16"))
+    with pytest.raises(KibanError, match="a batch of 15 sequences"):
+        check_layout(file, 4, ("--preset", "nano", "--batch-sequences", "15"))
+    file.write_text("tensors = 2\n")
+    with pytest.raises(KibanError, match="there is no tensors"):
+        check_layout(file, 16, ())
 
 
 @pytest.mark.parametrize(
@@ -301,8 +305,8 @@ def test_what_the_scheduler_or_a_shell_would_misread_is_refused(changed: dict[st
 
 def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "layout.toml").write_text("tensor = 2\n")
-    arguments = ["--nodes", "2", "--layout", "layout.toml", "--to", "job.sh", "--", "--preset", "tiny"]
+    arguments = ["--nodes", "2", "--layout", "layout.toml", "--to", "job.sh", "--", "--data", "packed"]
     assert "`sbatch job.sh`" in kiban("launch", "--slurm", *arguments, cwd=tmp_path).stdout
-    assert "-m kiban.training --layout layout.toml --preset tiny" in (tmp_path / "job.sh").read_text()
+    assert "-m kiban.training --layout layout.toml --data packed" in (tmp_path / "job.sh").read_text()
     assert "say one of" in error_of("launch", *arguments, cwd=tmp_path)
     assert "--image" in error_of("launch", "--k8s", *arguments, cwd=tmp_path)

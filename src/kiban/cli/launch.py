@@ -57,7 +57,7 @@ def launch(
             raise KibanError(f"{option}: has no effect with {'--slurm' if slurm else 'Kubernetes'}; leave it out")
     processes = processes_per_node or gpus_per_node or 1
     if layout:
-        launching.check_layout(layout, nodes * processes)
+        launching.check_layout(layout, nodes * processes, arguments)
         arguments = ["--layout", str(layout), *arguments]
     job = launching.Job(
         name=name,

@@ -33,6 +33,9 @@ def serve(
     deadline_ms: Annotated[
         float | None, typer.Option(min=1.0, help="What waits longer is not computed, whatever the robot asks.")
     ] = None,
+    robot: Annotated[
+        str | None, typer.Option("--embodiment", help="Which robot, if the policy knows several; its first.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the policy's noise, where a request gives none.")] = 0,
 ) -> None:
     """Serves a policy by openpi's websocket protocol. SIGTERM ends it once what is at work is answered.
@@ -50,15 +53,16 @@ def serve(
     from kiban.robotics import embodiment
     from kiban.robotics.agent import Agent, load_policy, reader_of
     from kiban.robotics.chunking import RealTimeAgent
+    from kiban.robotics.policy import Policy
     from kiban.robotics.server import PolicyServer
 
     folder, language = policy_and_language(policy)
     network, description = load_policy(folder)
-    agent = Agent(network, description, reader_of(folder, language), embodiment.load(description.embodiment))
-    continued = RealTimeAgent(agent, description.execute).chunk
+    agent = Agent(network, description, reader_of(folder, language), embodiment.load(robot or description.embodiment))
+    continued = RealTimeAgent(agent, description.execute).chunk if isinstance(network, Policy) else None
     server = PolicyServer(agent, continued, tokens, deadline_ms, seed=seed, say=_say)
     try:
-        asyncio.run(_until_told(server, host, port, f"{folder.name[:12]} for {description.embodiment}"))
+        asyncio.run(_until_told(server, host, port, f"{folder.name[:12]} for {agent.embodiment.name}"))
     except OSError as error:
         raise KibanError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
 

@@ -7,10 +7,12 @@ doctor before the run, and SIGTERM early enough that the ranks save before they 
 import json
 import re
 import shlex
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from kiban.artifacts.errors import KibanError
 
@@ -21,7 +23,6 @@ NODE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9.]*(\[[0-9,-]+\])?[-A-Za-z0-9.]*")
 WORD = re.compile(r"[-A-Za-z0-9_./%+=:@,]+")
 QUANTITY = re.compile(r"[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?")
 PORT = 29400
-DEGREES = ("tensor", "pipeline", "context")  # of a layout: each multiplies the ranks that one replica needs
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,48 @@ def check(job: Job) -> None:
             raise KibanError(f"--{option} {value}: use letters, digits and -_./ alone")
 
 
-def check_layout(path: Path, ranks: int) -> None:
-    """Raises KibanError if the ranks are no multiple of what one replica of the layout needs."""
+def check_layout(path: Path, ranks: int, arguments: Sequence[str]) -> None:
+    """Checks the layout against the number of ranks, and against the preset, length and batch that `arguments` name.
+
+    Raises:
+        KibanError: if it cannot be read, or something does not divide.
+    """
+    from kiban.model.presets import preset
+    from kiban.training import layout as layouts
+    from kiban.training.settings import TrainingSettings
+
+    layout = layouts.read_layout(path, ranks)
+    each = layout.tensor * layout.pipeline * layout.context
+    if ranks % each:
+        told = f"tensor {layout.tensor} x pipeline {layout.pipeline} x context {layout.context} = {each}"
+        raise KibanError(f"{path}: {ranks} ranks are no multiple of {told}; change --nodes or the layout")
+    given = {name: _value(arguments, f"--{name}") for name in ("preset", "sequence-length", "batch-sequences")}
+    if given["preset"] is None:
+        return  # the model is known on the nodes alone; the training checks there, before it allocates anything
     try:
-        layout = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KibanError(f"--layout {path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KibanError(f"--layout {path}: is no TOML: {error}") from None
-    degrees = {name: layout.get("layout", layout).get(name, 1) for name in DEGREES}
-    if any(type(degree) is not int or degree < 1 for degree in degrees.values()):
-        raise KibanError(f"--layout {path}: {degrees}: degrees are whole numbers from 1 on")
-    needed = degrees["tensor"] * degrees["pipeline"] * degrees["context"]
-    if ranks % needed:
-        told = " x ".join(f"{name} {degree}" for name, degree in degrees.items())
-        raise KibanError(f"--layout {path}: {ranks} ranks are no multiple of {told} = {needed}; change one of them")
+        settings = TrainingSettings.model_validate(
+            {name.replace("-", "_"): value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise KibanError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    config = preset(settings.preset)
+    settings = settings.resolved(config)
+    assert settings.sequence_length and settings.batch_sequences
+    try:
+        layouts.check_layout(config, layout, settings.sequence_length, settings.batch_sequences)
+    except KibanError as error:
+        raise KibanError(f"{path}, with preset {settings.preset}: {error}") from None
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """What stands behind `option`, as `--option value` or `--option=value`."""
+    for place, argument in enumerate(arguments):
+        if argument == option and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return None
 
 
 def slurm_script(job: Job) -> str:
