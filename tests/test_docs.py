@@ -18,7 +18,13 @@ from tests.small import small_demo, small_training
 ROOT = Path(__file__).parent.parent
 RUN = [
     *("README.md", "docs/training.md", "docs/evaluation.md", "docs/tokenizer.md", "docs/planning.md", "docs/corpus.md"),
-    *("docs/launch.md", "docs/robot-data.md", "docs/robot-safety.md", "docs/robot-serving.md"),
+    *(
+        "docs/launch.md",
+        "docs/robot-data.md",
+        "docs/robot-safety.md",
+        "docs/robot-serving.md",
+        "docs/robot-evaluation.md",
+    ),
 ]
 PAGES = [
     *RUN,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
+from kiban.robotics import lerobot_v3
 from kiban.robotics.dataset import Dataset
 from kiban.robotics.layout import V3, V21
 from tests.robotics import small_datasets as datasets
@@ -32,10 +33,17 @@ def lerobot(version: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("videos", [False, True], ids=["images", "videos"])
-@pytest.mark.parametrize("layout", [V3, V21])
-def test_lerobot_reads_what_is_written(tmp_path: Path, layout: str, videos: bool) -> None:
+@pytest.mark.parametrize(
+    ("layout", "videos", "file_mb"),
+    [(V3, False, 100), (V3, True, 100), (V3, True, 0), (V21, False, 100), (V21, True, 100)],
+    ids=["v3.0 images", "v3.0 videos", "v3.0 videos, a file an episode", "v2.1 images", "v2.1 videos"],
+)
+def test_lerobot_reads_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, videos: bool, file_mb: int
+) -> None:
     python = lerobot(layout)
+    for name in ("FILE_MB", "VIDEO_MB"):
+        monkeypatch.setattr(lerobot_v3, name, file_mb)
     datasets.write(tmp_path / "data", layout, videos)
     ours, out = Dataset(tmp_path / "data"), tmp_path / "read.npz"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

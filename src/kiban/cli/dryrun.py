@@ -24,6 +24,7 @@ def dryrun(
     micro_batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
     batch: Annotated[int | None, typer.Option(help="Sequences a step; two micro-batches a rank.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens; the preset's context.")] = None,
+    shard: Annotated[int, typer.Option(help="ZeRO's stage: 0 nothing, 1 optimiser, 2 gradients, 3 weights.")] = 3,
     shard_ranks: Annotated[int | None, typer.Option(help="Of how many ranks a shard's group is; all.")] = None,
     recompute: Annotated[str, typer.Option(help="none, selective or full.")] = "none",
     mtp: Annotated[bool, typer.Option(help="Train with an MTP layer.")] = False,
@@ -70,7 +71,7 @@ def dryrun(
             expert=expert,
             micro_batch=micro_batch,
             global_batch=batch or 2 * pipeline * micro_batch * data,
-            shard=3,
+            shard=shard,
             shard_ranks=shard_ranks,
             recompute=recompute,
         )

@@ -15,8 +15,8 @@ from kiban.cli.robot_train import train
 app = typer.Typer(help="Demonstrations, policies and their success rates.", no_args_is_help=True, rich_markup_mode=None)
 for command in (collect, inspect, convert, train, evaluate):
     app.command()(command)
-robot_serve.register(app)
 robot_check.register(app)
+robot_serve.register(app)
 
 
 def policy_and_language(folder: Path) -> tuple[Path, Path]:

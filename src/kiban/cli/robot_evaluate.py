@@ -34,6 +34,9 @@ def evaluate(
     perturbations: Annotated[str | None, typer.Option(help="`all`: each of these alone.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep records here as JSON lines; resumes what is there.")] = None,
     films: Annotated[bool, typer.Option("--films", help="Film an episode of each task into --out.")] = False,
+    embodiment: Annotated[
+        str | None, typer.Option(help="A .toml of the suite's robot, with other cameras, say.")
+    ] = None,
     renderer: Annotated[
         str, typer.Option(help="rays, or gl (Meta-World alone; not the same bits everywhere).")
     ] = "rays",
@@ -51,6 +54,7 @@ def evaluate(
     from kiban.robotics.instructions import check, read
     from kiban.robotics.perturbations import STANDARD, parse
     from kiban.robotics.rollout import EXPERT
+    from kiban.robotics.suites import SUITES
     from kiban.robotics.suites import suite as suite_of
 
     _one_of("--wordings", wordings, ("held-out", "train", "all"))
@@ -61,15 +65,17 @@ def evaluate(
         raise KibanError("--films: needs --out, where films go")
     if instruction is not None and instructions is not None:
         raise KibanError("--instruction and --instructions: give one of them")
-    source, language, digest, known, at_home = (EXPERT, "", EXPERT, None, "tabletop")
     if policy is None:
-        source, language, digest, known, at_home = _trained(folder)
-    chosen = suite_of(suite or at_home)
-    if chosen.name != at_home and known is not None:
-        raise KibanError(f"--suite {chosen.name}: this policy was trained for {at_home}")
+        source, language, digest, learned, able = _trained(folder)
+    else:
+        source, language, digest, learned, able = EXPERT, "", EXPERT, (), list(SUITES)
+    chosen = suite_of(suite or able[0])
+    if chosen.name not in able:
+        raise KibanError(f"--suite {chosen.name}: this policy was trained for {', '.join(able)}")
+    known = tuple(name for name in learned if name in chosen.groups)
     tasks = tuple(dict.fromkeys(task or known or chosen.groups))
     for name in tasks:
-        if known is not None and name not in known:
+        if known and name not in known:
             raise KibanError(f"--task {name}: this policy was trained on {', '.join(known)}")
         if name not in chosen.groups:
             raise KibanError(f"--task {name}: {chosen.name} has no such task; it has {', '.join(chosen.groups)}")
@@ -94,6 +100,7 @@ def evaluate(
         wordings,  # type: ignore[arg-type]
         tuple(dict.fromkeys(asked)),
         given,
+        embodiment or chosen.embodiment,
         renderer,  # type: ignore[arg-type]
     )
     found = evaluation.evaluate(plan, out, Progress(quiet=as_json), processes, films)
@@ -108,8 +115,8 @@ def _one_of(option: str, value: str | None, allowed: tuple[str | None, ...]) -> 
         raise KibanError(f"{option} {value}: use {' or '.join(name for name in allowed if name)}")
 
 
-def _trained(folder: Path) -> tuple[str, str, str, tuple[str, ...], str]:
-    """Of a trained policy: its folder, its language model's, what tells it apart, its tasks, its suite."""
+def _trained(folder: Path) -> tuple[str, str, str, tuple[str, ...], list[str]]:
+    """Of a trained policy: its folder, its language model's, what tells it apart, its tasks, its robots' suites."""
     from kiban.artifacts.hashing import sha256_file
     from kiban.cli.robot import policy_and_language
     from kiban.robotics.agent import WEIGHTS, load_policy
@@ -117,10 +124,16 @@ def _trained(folder: Path) -> tuple[str, str, str, tuple[str, ...], str]:
 
     policy, language = policy_and_language(folder)
     description = load_policy(policy)[1]
-    at_home = next((s.name for s in SUITES.values() if set(description.tasks) <= set(s.groups)), None)
-    if at_home is None:
-        raise KibanError(f"{policy}: was trained on {', '.join(description.tasks)}, which no suite has all of")
-    return str(policy), str(language), sha256_file(policy / WEIGHTS), tuple(description.tasks), at_home
+    able = [
+        suite.name
+        for suite in SUITES.values()
+        if suite.embodiment in description.embodiments
+        and (not description.tasks or set(description.tasks) & set(suite.groups))
+    ]
+    if not able:
+        robots = ", ".join(description.embodiments)
+        raise KibanError(f"{policy}: was trained for {robots}, and no suite has its tasks; evaluate it on that robot")
+    return str(policy), str(language), sha256_file(policy / WEIGHTS), tuple(description.tasks), able
 
 
 def _percent(row: dict[str, Any], rate: float, interval: str = "interval") -> str:

@@ -8,6 +8,7 @@ Perform. Comput. Appl. 19:49, 2005).
 from dataclasses import dataclass
 
 from kiban.model.config import ModelConfig
+from kiban.model.layout import Layout
 
 WEIGHT_BYTES = 2  # weights travel in bf16, activations too
 GRADIENT_BYTES = 4  # and are summed in float32
@@ -89,69 +90,104 @@ def pipeline(tokens: float, hidden: int, chunks: int) -> float:
     return 2 * chunks * pipeline_message(tokens, hidden)
 
 
-# A step of our own code
+# A step of our own code (kiban.training.parallelize)
 
 
 @dataclass(frozen=True)
 class Held:
-    """What of the model a rank's pipeline stage holds: `first` the embedding, `last` norm, head and MTP."""
+    """What of the model a pipeline stage holds: `first` the embedding, `last` norm, head and MTP."""
 
     dense_layers: int
     moe_layers: int
     first: bool = True
     last: bool = True
 
-    def blocks(self, config: ModelConfig) -> int:
-        """Parameters of the layers, MTP among them: each layer is gathered when it is needed."""
-        mtp = config.num_nextn_predict_layers * config.mtp_parameters if self.last else 0
-        dense, moe = (config.block_parameters(moe=kind) for kind in (False, True))
-        return self.dense_layers * dense + self.moe_layers * moe + mtp
 
-    def rest(self, config: ModelConfig) -> int:
-        """Of the embedding, the last norm and the head: gathered once a step."""
-        table = config.vocab_size * config.hidden_size
-        copied = self.last and config.num_nextn_predict_layers > 0  # MTP has a copy of the embedding
-        return table * (self.first or copied) + (table + config.hidden_size) * self.last
+@dataclass(frozen=True)
+class Weights:
+    """Of a stage, before they are shared out. Embedding, head, last norm and routers travel in float32."""
+
+    experts: int
+    cut: int  # by tensor parallelism: attention's larger projections and MLPs
+    cut_wide: int  # embedding and head
+    whole: int
+    whole_wide: int
 
 
-def step(
-    config: ModelConfig,
-    held: Held,
-    *,
-    micro_batches: int,
-    micro_rows: int,
-    length: int,
-    shard: int = 1,
-    replica: int = 1,
-    context: int = 1,
-    pipeline: int = 1,
-) -> dict[tuple[str, str], float]:
-    """By collective and axis: what a rank of our own code sends in a step. `shard` ranks, of which `context` share each
-    sequence, hold a part of every weight; `replica` such groups.
+def weights_of(config: ModelConfig, held: Held) -> Weights:
+    c, d = config, config.hidden_size
+    mtp = c.num_nextn_predict_layers if held.last else 0
+    moe = held.moe_layers + mtp
+    layers = held.dense_layers + moe
+    heads = c.num_attention_heads
+    attention = (c.q_lora_rank or d) * heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
+    attention += c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim) + heads * c.v_head_dim * d
+    cut = layers * attention + 3 * d * held.dense_layers * c.intermediate_size
+    cut += 3 * d * moe * c.moe_intermediate_size * c.n_shared_experts
+    experts = 3 * d * moe * c.moe_intermediate_size * c.n_routed_experts
+    routers = moe * d * c.n_routed_experts
+    blocks = held.dense_layers * c.block_parameters(moe=False) + held.moe_layers * c.block_parameters(moe=True)
+    blocks += mtp * c.mtp_parameters
+    tables = (held.first or mtp > 0) + held.last  # MTP has a copy of the embedding
+    return Weights(experts, cut, tables * c.vocab_size * d, blocks - experts - cut - routers, routers + d * held.last)
 
-    A layer's weights are gathered for each forward pass but those that follow a backward pass, from which they stay,
-    and for each backward pass that follows a forward pass: in 1F1B once more than there are micro-batches. Gradients
-    are reduced once a step.
+
+def step(config: ModelConfig, layout: Layout, held: Held, length: int) -> dict[tuple[str, str], float]:
+    """By collective and axis: bytes that a rank of our own code sends in a step. What is summed over ranks of norms,
+    losses and loads, a few numbers a layer, is left out.
+
+    Weights are gathered for each forward pass but those that follow a backward pass, from which they stay, and for each
+    backward pass that follows a forward pass: in 1F1B once more than there are micro-batches. If they stay between
+    (`shard` below 3), once. Gradients are reduced once a step.
     """
-    blocks, rest = held.blocks(config), held.rest(config)
-    tokens = micro_rows * length / context
-    sent: dict[tuple[str, str], float] = {}
-    if shard > 1:
-        sent["all_gather", "shard"] = all_gather(WEIGHT_BYTES * ((micro_batches + 1) * blocks + rest), shard)
-        sent["reduce_scatter", "shard"] = reduce_scatter(GRADIENT_BYTES * (blocks + rest), shard)
-    if replica > 1:
-        sent["all_reduce", "replica"] = replicas(blocks + rest, shard, replica)
-    if context > 1:
-        layers = held.dense_layers + held.moe_layers + (config.num_nextn_predict_layers if held.last else 0)
-        latents = layers * context_latents(tokens, config.kv_lora_rank + config.qk_rope_head_dim, context)
-        for op in ("all_gather", "reduce_scatter"):
-            sent[op, "context"] = micro_batches * latents / 2
-    if pipeline > 1:
-        neighbours = (not held.first) + (not held.last)
-        sent["send", "pipeline"] = micro_batches * neighbours * pipeline_message(tokens, config.hidden_size)
-        if config.num_nextn_predict_layers and (held.first or held.last):  # the two copies of the embedding
-            copy = GRADIENT_BYTES * config.vocab_size * config.hidden_size / shard
-            sent["all_reduce", "pipeline"] = all_reduce(copy, 2)
+    c, x = config, layout
+    within = 1 if x.shard == 0 else min(x.shard_ranks or x.data, x.data)
+    replica, shard = x.data // within, within * x.context
+    fold, owners = shard * x.tensor, shard * x.tensor // x.expert
+    w, wide, m = weights_of(c, held), GRADIENT_BYTES, x.micro_batches
+    times = m + 1 if x.shard == 3 else 1
+    sent = dict[tuple[str, str], float]()
+
+    def add(op: str, axis: str, size: float) -> None:
+        if size:
+            sent[op, axis] = sent.get((op, axis), 0.0) + size
+
+    groups = [("owners", owners, w.experts / x.expert, 0.0)]
+    if x.tensor > 1:
+        groups += [("shard", shard, w.cut / x.tensor, w.cut_wide / x.tensor), ("fold", fold, w.whole, w.whole_wide)]
+    else:
+        groups.append(("fold", fold, w.cut + w.whole, w.cut_wide + w.whole_wide))
+    for axis, ranks, low, full in groups:
+        axis = "fold" if ranks == fold else axis  # the same ranks
+        add("all_gather", axis, times * all_gather(WEIGHT_BYTES * low + wide * full, ranks))
+        add("reduce_scatter", axis, reduce_scatter(GRADIENT_BYTES * (low + full), ranks))
+        add("all_reduce", "replica", replicas(low + full, ranks, replica))
+
+    mtp = c.num_nextn_predict_layers if held.last else 0
+    moe, layers = held.moe_layers + mtp, held.dense_layers + held.moe_layers + mtp
+    rows = x.micro_batch * length / x.context  # tokens of a sequence's part, which `tensor` ranks share
+    tokens, d = rows / x.tensor, c.hidden_size
+    latents = layers * context_latents(rows, c.kv_lora_rank + c.qk_rope_head_dim, x.context) / 2
+    # Through each attention and MLP and back; embeddings are summed in float32, and head and loss gather what is low.
+    dense = held.dense_layers + moe * (c.n_shared_experts > 0)
+    passes = (layers + dense) * tensor(rows, d, x.tensor)
+    ends = (held.first + mtp) * all_gather(wide * rows * d, x.tensor)
+    ends += (held.last + mtp) * all_gather(WEIGHT_BYTES * rows * d, x.tensor)
+    for op in ("all_gather", "reduce_scatter"):
+        add(op, "context", m * latents)
+        add(op, "tensor", m * (passes + ends))
+    # The loss over the vocabulary's parts: a maximum and two sums for each token.
+    add("all_reduce", "tensor", m * (held.last + mtp) * all_reduce(3 * 4 * rows, x.tensor))
+    # Tokens and the weights of their choices there, results back; backward likewise. And how many go where.
+    choices = 2 * all_to_all(4 * tokens * c.num_experts_per_tok, x.expert)
+    counts = all_to_all(8 * c.n_routed_experts, x.expert)
+    each = 4 * experts(tokens, d, c.num_experts_per_tok, x.expert) + choices + counts
+    add("all_to_all", "expert", m * moe * each)
+    if x.pipeline > 1:
+        add("send", "pipeline", m * ((not held.first) + (not held.last)) * pipeline_message(tokens, d))
+        if c.num_nextn_predict_layers and (held.first or held.last):  # gradients of the embedding's two copies
+            table = GRADIENT_BYTES * c.vocab_size * d / x.tensor / (shard if x.tensor > 1 else fold)
+            add("send", "pipeline", table)
     return sent
 
 

@@ -47,18 +47,23 @@ class Router(nn.Module):
         """Weights [T, K] float32, chosen experts [T, K], and all scores [T, E]."""
         c = self.config
         score_TE = F.linear(wide(x_TD), wide(self.weight)).sigmoid()
-        with torch.no_grad():
-            choice_TE = score_TE + self.e_score_correction_bias
-            if c.n_group > 1:  # only the groups with the largest sums of their two best experts are eligible
-                by_group = choice_TE.view(len(x_TD), c.n_group, -1)
-                best = by_group.topk(min(2, by_group.shape[-1]), dim=-1).values.sum(-1)
-                eligible = torch.zeros_like(best).scatter_(1, best.topk(c.topk_group, dim=-1).indices, 1.0).bool()
-                choice_TE = by_group.masked_fill(~eligible[..., None], 0.0).flatten(1)
-            chosen_TK = choice_TE.topk(c.num_experts_per_tok, dim=-1).indices
+        chosen_TK = self.choose(score_TE)
         weight_TK = score_TE.gather(1, chosen_TK)
         if c.norm_topk_prob:
             weight_TK = weight_TK / (weight_TK.sum(-1, keepdim=True) + 1e-20)
         return weight_TK * c.routed_scaling_factor, chosen_TK, score_TE
+
+    @torch.no_grad()
+    def choose(self, score_TE: Tensor) -> Tensor:
+        """The experts of each token, [T, K]."""
+        c = self.config
+        choice_TE = score_TE + self.e_score_correction_bias
+        if c.n_group > 1:  # only the groups with the largest sums of their two best experts are eligible
+            by_group = choice_TE.view(len(score_TE), c.n_group, -1)
+            best = by_group.topk(min(2, by_group.shape[-1]), dim=-1).values.sum(-1)
+            eligible = torch.zeros_like(best).scatter_(1, best.topk(c.topk_group, dim=-1).indices, 1.0).bool()
+            choice_TE = by_group.masked_fill(~eligible[..., None], 0.0).flatten(1)
+        return choice_TE.topk(c.num_experts_per_tok, dim=-1).indices
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,14 @@ class Experts(nn.Module):
     def forward(self, x_PD: Tensor, weight_P: Tensor, ends_E: Tensor) -> Tensor:
         """x_PD: rows sorted by expert, those of expert e ending before row `ends_E[e]`; what comes out is multiplied by
         `weight_P`, before the last product, where rows are shorter."""
-        gate_PF, up_PF = grouped_linear(x_PD, self.gate_up_proj.to(x_PD.dtype), ends_E).chunk(2, dim=-1)
+        return self.of(self.gate_up_proj, self.down_proj, x_PD, weight_P, ends_E)
+
+    @staticmethod
+    def of(gate_up_EOD: Tensor, down_EDF: Tensor, x_PD: Tensor, weight_P: Tensor, ends_E: Tensor) -> Tensor:
+        """As `forward`, of the experts that these are the weights of."""
+        gate_PF, up_PF = grouped_linear(x_PD, gate_up_EOD.to(x_PD.dtype), ends_E).chunk(2, dim=-1)
         hidden_PF = F.silu(gate_PF) * up_PF * weight_P[:, None].to(x_PD.dtype)
-        return grouped_linear(hidden_PF, self.down_proj.to(x_PD.dtype), ends_E)
+        return grouped_linear(hidden_PF, down_EDF.to(x_PD.dtype), ends_E)
 
 
 class MoE(nn.Module):

@@ -14,8 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 from kiban.artifacts.errors import KibanError
+from kiban.model.communication import Held
 from kiban.model.config import ModelConfig
-from kiban.planning.layout import Layout, fault
+from kiban.model.layout import Layout, fault
 from kiban.planning.shape import shape_of
 
 KINDS = ("weights", "gradients", "optimiser", "activations", "communication")
@@ -53,28 +54,25 @@ def dryrun(config: ModelConfig, layout: Layout, rank: int, length: int) -> DryRu
         raise KibanError(f"this layout is impossible: {wrong}")
     if not 0 <= rank < layout.gpus:
         raise KibanError(f"--rank {rank}: there are ranks 0 to {layout.gpus - 1}")
-    for name in ("tensor", "expert", "expert_tensor"):
-        if getattr(layout, name) > 1:
-            raise KibanError(f"{name} = {getattr(layout, name)}: the training code cannot do that")
-    if layout.recompute != "none":
-        raise KibanError(f'recompute = "{layout.recompute}": the training code keeps all activations')
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from kiban.model.transformer import Transformer
     from kiban.planning.counting import Counter
 
     start = time.perf_counter()
     counter = Counter()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # tables of ranks and positions are real
     with _fake_ranks(rank, layout.gpus), _kernels_of_a_gpu(counter):
-        meshes = _Meshes(layout)  # whose tables are no fake tensors
-        counter.axis_of = meshes.axis_of
-        with FakeTensorMode():
-            step = _Step(config, layout, length, meshes)
-            with counter.counting():
-                counter.mark(step.weights(), "weights")
-                for _ in range(2):  # only from the second step on there is the optimiser's state beside all else
-                    counter.collectives.clear()
-                    counter.flops = 0
-                    step.run(counter)
+        with fake:
+            model = Transformer(config)
+        step = _Step(model, layout, length)
+        counter.axis_of = step.axis_of
+        with fake, counter.counting():
+            counter.mark(step.weights(), "weights")
+            for _ in range(2):  # only from the second step on there is the optimiser's state beside all else
+                counter.collectives.clear()
+                counter.flops = 0
+                step.run(counter)
     parameters = config.parameters()
     memory = {kind: counter.peak.get(kind, 0) for kind in KINDS}
     sums = defaultdict[tuple[str, str, int], list[int]](list)
@@ -90,62 +88,46 @@ def dryrun(config: ModelConfig, layout: Layout, rank: int, length: int) -> DryRu
     )
 
 
-class _Meshes:
-    """Ranks by axis: those of a pipeline farthest apart, those of a context next to each other."""
+def held(config: ModelConfig, layout: Layout, rank: int) -> Held:
+    """What of the model the rank's pipeline stages hold."""
+    from kiban.training.pipeline import stages_of
 
-    def __init__(self, layout: Layout) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        within = min(layout.shard_ranks or layout.data, layout.data)
-        sizes = {"pipeline": layout.pipeline, "replica": layout.data // within, "data": within}
-        sizes["context"] = layout.context
-        self.mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-        self.shard = self.mesh["data", "context"]._flatten("shard")
-        self.sharded = self.mesh["replica", "shard"] if sizes["replica"] > 1 else self.shard
-        self._axes = {_ranks_of(self.mesh.get_group(name)): name for name, size in sizes.items() if size > 1}
-        self._axes[_ranks_of(self.shard.get_group())] = "shard" if layout.context == 1 or within > 1 else "context"
-
-    def axis_of(self, ranks: tuple[int, ...]) -> str:
-        return self._axes.get(ranks, "pipeline")  # whose links are pairs of ranks
-
-
-def _ranks_of(group: Any) -> tuple[int, ...]:
-    import torch.distributed as dist
-
-    return tuple(dist.get_process_group_ranks(group))
+    place = rank // (layout.gpus // layout.pipeline)
+    own = stages_of(config, layout.pipeline * layout.virtual)[place :: layout.pipeline]
+    layers = [layer for stage in own for layer in stage.layers]
+    dense = sum(layer < config.first_k_dense_replace for layer in layers)
+    first, last = (any(getattr(stage, end) for stage in own) for end in ("first", "last"))
+    return Held(dense, len(layers) - dense, first, last)
 
 
 class _Step:
     """The model of one rank and a step of it."""
 
-    def __init__(self, config: ModelConfig, layout: Layout, length: int, meshes: _Meshes) -> None:
+    def __init__(self, model: Any, layout: Layout, length: int) -> None:
         import torch
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        from kiban.model.transformer import Transformer
-        from kiban.training.context_parallel import Context
         from kiban.training.optimiser import optimisers
-        from kiban.training.pipeline import Pipeline, keep, stages_of
+        from kiban.training.parallelize import parallelize
 
         self.layout, self.length = layout, length
-        mesh = meshes.mesh
-        group = mesh.get_group("pipeline") if layout.pipeline > 1 else None
-        self.model = Transformer(config)
-        self.model.dtype = torch.bfloat16
-        self.model.train()
-        stages = stages_of(config, layout.pipeline * layout.virtual)
-        keep(self.model, stages[mesh.get_local_rank("pipeline") :: layout.pipeline])
-        if layout.data * layout.context > 1:
-            policy = MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-            )
-            for block in [*self.model.layers, self.model.mtp]:
-                if block is not None:
-                    fully_shard(block, mesh=meshes.sharded, mp_policy=policy)
-            fully_shard(self.model, mesh=meshes.sharded, mp_policy=policy)
-        context = Context(length, mesh.get_group("context") if layout.context > 1 else None)
-        self.pipeline = Pipeline(self.model, context, group, virtual=layout.virtual)
+        model.dtype = torch.bfloat16
+        self.parallel = parallelize(model, layout, length, layout.global_batch, balanced=True)
+        meshes = self.parallel.meshes
+        self.model = model.train()
+        self.axes: dict[str, list[str]] = {}
+        for mesh in (meshes.folded, meshes.sparse, meshes.split, meshes.ranks):
+            for name in mesh.mesh_dim_names or ():
+                if mesh[name].size() > 1:
+                    self.axes.setdefault(mesh[name].get_group().group_name, []).append(name)
         self.optimisers = optimisers(self.model, "adamw", 1e-4, 0.1)
+
+    def axis_of(self, op: str, group: str, ranks: tuple[int, ...]) -> str:
+        """The same ranks may be several axes: then experts' all-to-all tells itself, and of the rest the first counts.
+        What stands in no mesh are a pipeline's links, and sums of a few numbers over many ranks."""
+        if op in ("send", "recv"):
+            return "pipeline"
+        names = self.axes.get(group, ["pipeline" if len(ranks) == 2 else "all"])
+        return "expert" if op == "all_to_all" else names[0]
 
     def weights(self) -> list[Any]:
         return [*self.model.parameters(), *self.model.buffers()]
@@ -156,14 +138,15 @@ class _Step:
         x = self.layout
         rows = x.micro_batches * x.micro_batch
         counter.phase = "activations"
-        self.pipeline.backward(torch.zeros(rows, self.length + 1, dtype=torch.int64), x.micro_batch, 1 / x.data, 0.0)
+        self.parallel.backward(torch.zeros(rows, self.length + 1, dtype=torch.int64), x.micro_batch)
         counter.mark((weight.grad for weight in self.model.parameters()), "gradients")
-        self.pipeline.clip_grad_norm(1.0)
+        self.parallel.clip_grad_norm(1.0)
         counter.phase = "optimiser"
         for optimiser in self.optimisers:
             optimiser.step()
             counter.mark((x for state in optimiser.state.values() for x in state.values()), "optimiser")
             optimiser.zero_grad()
+        self.parallel.sum_counts()
         self.model.update_routing_bias()
 
 

@@ -122,6 +122,7 @@ def _run(row: Mapping[str, Any], c: Constants | None) -> Run:
         shard_ranks=int(ranks[1]) if ranks else None,
         recompute={"partial": "full" if share < 1 else "selective", None: "none"}.get(said, said),
         precision=precision,
+        schedule="1f1b",
         sequence_parallel=bool(layout.get("sequence_parallel") if not flash else True),
         **{name: int(size or 1) for name, size in given.items()},
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_atomic, write_json
 from kiban.robotics.act import Act
+from kiban.robotics.action_expert import Prefix
 from kiban.robotics.diffusion import DiffusionPolicy
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.language import Reader
@@ -167,7 +168,7 @@ class Agent:
     def action_normaliser(self) -> Normaliser:
         return self._normalisers.action
 
-    def _condition(self, observation: dict[str, Any]) -> tuple[Any, Tensor]:
+    def _condition(self, observation: dict[str, Any]) -> tuple[Prefix, Tensor]:
         """The observation as the network's context, and noise [1, K, A]."""
         images = {
             camera.name: self._normalisers.images[camera.name].apply_to_pixels(

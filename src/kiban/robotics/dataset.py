@@ -1,12 +1,14 @@
 """Reads datasets in either layout of LeRobot: whole features, one episode, or frame by frame, shuffled if wanted."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from kiban.artifacts.errors import KibanError
 from kiban.robotics import dataset_terms, layout, video
@@ -125,16 +127,12 @@ class Dataset:
     def rows(self, number: int, names: list[str]) -> pa.Table:
         """The columns `names` of one episode: the row groups that hold it are read, and no more."""
         place = self.episodes[number]
-        with pq.ParquetFile(place.data) as file:
-            groups: list[int] = []
-            start = first = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if start < place.first_row + place.length and place.first_row < start + rows:
-                    first = start if not groups else first
-                    groups.append(group)
-                start += rows
-            table = file.read_row_groups(groups, columns=names).slice(place.first_row - first, place.length)
+        file, starts = _opened(place.data, place.data.stat().st_mtime_ns)
+        # Row groups `first` to `end` hold the episode; a group begins at each of `starts`.
+        first = int(np.searchsorted(starts, place.first_row, side="right")) - 1
+        end = int(np.searchsorted(starts[:-1], place.first_row + place.length, side="left"))
+        table = file.read_row_groups(list(range(first, end)), columns=names)
+        table = table.slice(place.first_row - int(starts[first]), place.length)
         if len(table) != place.length:
             raise KibanError(f"{place.data}: holds {len(table)} of the {place.length} frames of episode {number}")
         return table.replace_schema_metadata(None)
@@ -146,3 +144,11 @@ class Dataset:
         if frames.shape[1:] != self.features[name].picture_shape:
             raise KibanError(f"{path}: pictures of {frames.shape[1:]}, not of {self.features[name].picture_shape}")
         return frames
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, changed: int) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
+    """A file, and where its row groups begin and end. Its footer, long where episodes are many, is read once."""
+    file = pq.ParquetFile(path)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return file, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

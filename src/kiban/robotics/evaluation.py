@@ -17,7 +17,9 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import read_json, write_json
 from kiban.artifacts.intervals import bootstrap_mean, wilson
 from kiban.artifacts.progress import Progress
+from kiban.robotics import embodiment as embodiments
 from kiban.robotics import rollout
+from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.perturbations import NONE, Perturbation
 from kiban.robotics.rollout import Record, Request
 from kiban.robotics.seeds import ROLLOUTS, episode_seed
@@ -35,7 +37,8 @@ Compared = Literal["held-out", "train", "all"]
 class Plan:
     """What is evaluated. `policy` and `language` are folders (or rollout.EXPERT and nothing), `digest` tells policies
     apart. `wordings`: `held-out` or `train` alone; `all` also compares the registers. `perturbations` are compared with
-    training wordings in the world of the demonstrations. `instructions` replace a task's wordings, in turns."""
+    training wordings in the world of the demonstrations. `instructions` replace a task's wordings, in turns.
+    `embodiment`: a name or a file, instead of the suite's own."""
 
     policy: str
     language: str
@@ -47,12 +50,17 @@ class Plan:
     wordings: Compared = "held-out"
     perturbations: tuple[Perturbation, ...] = ()
     instructions: dict[str, tuple[str, ...]] | None = None
+    embodiment: str | None = None
     renderer: Renderer = "rays"
 
     @property
     def headline(self) -> Wordings:
         """The wordings that the suite's figures are of."""
         return "train" if self.wordings == "train" else "held_out"
+
+    @property
+    def robot(self) -> Embodiment:
+        return embodiments.load(self.embodiment or self.suite.embodiment)
 
     def conditions(self) -> list[tuple[Wordings, str | None, Perturbation]]:
         found: list[tuple[Wordings, str | None, Perturbation]] = [(self.headline, None, NONE)]
@@ -87,6 +95,7 @@ class Plan:
             perturbation,
             self.renderer,
             seed,
+            self.embodiment or self.suite.embodiment,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -95,6 +104,7 @@ class Plan:
             "policy": self.digest,
             "suite": self.suite.name,
             "renderer": self.renderer,
+            "embodiment": self.robot.model_dump(mode="json"),
             "instructions": {task: list(texts) for task, texts in (self.instructions or {}).items()},
         }
 
@@ -106,7 +116,7 @@ def evaluate(plan: Plan, folder: Path | None, progress: Progress, processes: int
     episodes, tasks or conditions plays the difference.
 
     Raises:
-        KibanError: if `folder` holds records of another policy, suite, renderer or other instructions.
+        KibanError: if `folder` holds records of another policy, suite, robot, renderer or other instructions.
     """
     requests = plan.requests()
     if folder is None:

@@ -16,6 +16,7 @@ NEAR = 0.014  # m: close enough to a waypoint to go on to the next phase
 LOW = 0.02  # m: the tool's height at an object on the table
 SETTLED = 0.012  # m: close enough to its goal to let go of
 CLEARANCE = 0.09  # m above its goal at which something is carried there: above what stands in between
+LOWER = 0.013  # m: so that something small is not pushed over
 GAIN = 0.6  # of the remaining way in one control period
 
 
@@ -38,13 +39,14 @@ def _reach(env: "TabletopEnv", tool: Array, goal: Array) -> tuple[Array, float]:
 
 
 def _push(env: "TabletopEnv", tool: Array, goal: Array) -> tuple[Array, float]:
-    """With closed fingers: to a place behind the object, down, then forwards."""
+    """With closed fingers: to a place behind the object, all the way down, then forwards."""
     closed = env.embodiment.gripper.opening[0]
+    low = LOW if env.named.scale >= 1 else LOWER
     behind = goal - [0.065, 0.0, 0.0]
-    if tool[2] < 0.04 and abs(tool[1] - goal[1]) < NEAR and tool[0] < goal[0]:
-        return np.array([goal[0] + 0.05, goal[1], LOW]), closed
+    if tool[2] < low + 0.008 and abs(tool[1] - goal[1]) < NEAR and tool[0] < goal[0]:
+        return np.array([goal[0] + 0.05, goal[1], low]), closed
     if _in_cone(tool, behind):
-        return _above(behind, LOW), closed
+        return _above(behind, low), closed
     return _above(behind, max(0.10, min(tool[2], 0.16))), closed
 
 

@@ -36,7 +36,8 @@ class Request:
     """One episode. `policy` and `language` are folders, or EXPERT and nothing. The same request gives the same record.
 
     `number` of `evaluation_seed` is the episode: those that share both see the same objects in the same places.
-    `register` binds the register that is otherwise drawn; `instruction` replaces the sentence.
+    `register` binds the register that is otherwise drawn; `instruction` replaces the sentence, `embodiment` (a name or
+    a file) the suite's own.
     """
 
     policy: str
@@ -51,6 +52,7 @@ class Request:
     perturbation: Perturbation = NONE
     renderer: Renderer = "rays"
     evaluation_seed: int = 0
+    embodiment: str | None = None
 
     @property
     def condition(self) -> str:
@@ -108,6 +110,7 @@ def requests_for(
     episodes: int,
     seed: int,
     instruction: str | None = None,
+    embodiment: str | None = None,
 ) -> list[Request]:
     """Episodes on the tabletop with each of `wordings` on the same seeds, so that they can be compared in pairs.
 
@@ -123,6 +126,7 @@ def requests_for(
             episode_seed(ROLLOUTS, seed, task, number),
             instruction,
             evaluation_seed=seed,
+            embodiment=embodiment,
         )
         for task in tasks
         for number in range(episodes)
@@ -172,35 +176,31 @@ def _actor(
     request: Request,
 ) -> tuple[Callable[[Observation], NDArray[np.float64]], Callable[[str, int], None], Environment]:
     """What acts on an observation, what an episode begins with (an instruction, a seed), and its environment."""
+    robot = request.embodiment or suite(request.suite).embodiment
+    env = _environment(request.suite, request.task, request.wordings, request.perturbation, request.renderer, robot)
     if request.policy == EXPERT:
-        env = _environment(
-            request.suite, request.task, request.wordings, request.perturbation, request.renderer, robot=None
-        )
         return lambda observation: env.expert_action(), lambda instruction, seed: None, env
-    agent = _agent(request.policy, request.language)
-    name = agent.embodiment.name
-    env = _environment(request.suite, request.task, request.wordings, request.perturbation, request.renderer, name)
+    agent = _agent(request.policy, request.language, robot)
     return agent.act, agent.reset, env
 
 
 @lru_cache(maxsize=4)  # each holds a simulator
 def _environment(
-    name: str, task: str, wordings: Wordings, perturbation: Perturbation, renderer: Renderer, robot: str | None
+    name: str, task: str, wordings: Wordings, perturbation: Perturbation, renderer: Renderer, robot: str
 ) -> Environment:
-    embodiment = embodiments.load(robot) if robot else None
-    return suite(name).environment(task, wordings, perturbation, renderer, embodiment)
+    return suite(name).environment(task, wordings, perturbation, renderer, embodiments.load(robot))
 
 
 @cache
-def _agent(policy_folder: str, language_folder: str) -> Any:
+def _agent(policy_folder: str, language_folder: str, robot: str) -> Any:
     import torch
 
     from kiban.robotics.agent import Agent, load_policy, reader_of
 
     torch.set_num_threads(1)  # episodes run side by side, one a core
     policy, description = load_policy(Path(policy_folder))
-    embodiment = embodiments.load(description.embodiment)
-    return Agent(policy, description, reader_of(Path(policy_folder), Path(language_folder)), embodiment)
+    reader = reader_of(Path(policy_folder), Path(language_folder))
+    return Agent(policy, description, reader, embodiments.load(robot))
 
 
 def _idle(embodiment: Embodiment) -> NDArray[np.float64]:

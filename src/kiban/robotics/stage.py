@@ -265,13 +265,19 @@ def policy(
     return Outcome(metrics, consumed={"steps": [0, settings.steps]})
 
 
-@stage("rollout", inputs=("policy", "export"), use="evaluate", external=_files)
+@stage("rollout", inputs=("policy", "export"), use="evaluate", version=2, external=_files)
 def rollout(settings: RolloutSettings, policy: Artifact, export: Artifact, out: Path, progress: Progress) -> Outcome:
     """The policy's success rate over seeded episodes, and a film of each task."""
     from kiban.robotics.rollout import evaluate, rates, requests_for, write
 
     requests = requests_for(
-        policy.path, export.path, settings.tasks, ("train", "held_out"), settings.episodes, settings.seed
+        policy.path,
+        export.path,
+        settings.tasks,
+        ("train", "held_out"),
+        settings.episodes,
+        settings.seed,
+        embodiment=settings.embodiment,
     )
     records = evaluate(requests, progress)
     write(records, requests, out)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 MOMENTUM = 0.95
 STEPS = 5
@@ -37,11 +38,34 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
                 update = parameter.grad.lerp(momentum, MOMENTUM)
-                rows = update.shape[-2] // group["joined"]
-                update_EOI = update.reshape(-1, rows, update.shape[-1])
+                whole = whole_matrices(update)
+                rows = whole.shape[-2] // group["joined"]
+                update_EOI = whole.reshape(-1, rows, whole.shape[-1])
                 size = ADAMW_RMS * max(update_EOI.shape[-2:]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalised(update_EOI).view_as(parameter), alpha=-group["lr"] * size)
+                found = parts_like(update, orthogonalised(update_EOI).view_as(whole))
+                parameter.add_(found, alpha=-group["lr"] * size)
+
+
+def whole_matrices(x: Tensor) -> Tensor:
+    """Of a tensor that ranks share, matrices that this rank orthogonalises: all of a single one, which every rank then
+    takes; of a stack as many as fall to it, so that each is taken once."""
+    return _by_matrix(x).to_local() if isinstance(x, DTensor) else x
+
+
+def parts_like(x: Tensor, whole: Tensor) -> Tensor:
+    """What `whole_matrices` gave of x goes back to where it is kept."""
+    if not isinstance(x, DTensor):
+        return whole
+    found = _by_matrix(x)
+    return DTensor.from_local(
+        whole, x.device_mesh, found.placements, run_check=False, shape=x.shape, stride=x.stride()
+    ).redistribute(placements=x.placements)
+
+
+def _by_matrix(x: DTensor) -> DTensor:
+    kept = [p if x.dim() == 3 and p == Shard(0) else Replicate() for p in x.placements]
+    return x.redistribute(placements=kept)
 
 
 def orthogonalised(x_EOI: Tensor) -> Tensor:

@@ -41,8 +41,19 @@ def optimisers(model: nn.Module, name: str, learning_rate: float, weight_decay: 
         {"params": norms, "weight_decay": 0.0, "scale": 1.0},
         {"params": embedding, "weight_decay": 0.0, "scale": scale},
     ]
-    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, eps=EPS, fused=True)
+    adamw = torch.optim.AdamW(_by_mesh(groups), lr=learning_rate, betas=BETAS, eps=EPS, fused=True)
     if name == "adamw":
         return [adamw]
     stacks: list[dict[str, Any]] = [{"params": matrices}, {"params": joined, "joined": 2}]
     return [Muon([group for group in stacks if group["params"]], learning_rate, weight_decay), adamw]
+
+
+def _by_mesh(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parameters that are sharded over different meshes apart: fused steps take those of one."""
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_mesh: dict[Any, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+        split += [group | {"params": parameters} for parameters in by_mesh.values()] or [group]
+    return split

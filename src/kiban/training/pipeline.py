@@ -83,8 +83,8 @@ def cut(model: Transformer, stages: list[Stage], rank: int, ranks: int) -> None:
 
 class Pipeline:
     """Micro-batches through `stages`, which are dealt out to the ranks of `group`, one after another and round again;
-    all of them are here if there is no group. `model` is what `cut` left, sharded or not. All ranks make theirs
-    together."""
+    all of them are here if there is no group. `model` is what `cut` left, sharded or not; hidden states are in
+    `tensor` parts. All ranks make theirs together."""
 
     def __init__(
         self,
@@ -93,8 +93,9 @@ class Pipeline:
         stages: list[Stage] | None = None,
         group: dist.ProcessGroup | None = None,
         name: ScheduleName = "1f1b",
+        tensor: int = 1,
     ) -> None:
-        self.model, self.context, self.group, self.name = model, context, group, name
+        self.model, self.context, self.group, self.name, self.tensor = model, context, group, name, tensor
         self.stages = stages if stages is not None else stages_of(model.config, 1)
         self.rank, self.ranks = (group.rank(), group.size()) if group is not None else (0, 1)
         assert len(self.stages) % self.ranks == 0
@@ -126,7 +127,7 @@ class Pipeline:
         counted = [
             parameter.grad
             for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None and not (self._copied and self.rank > 0 and name.startswith("embed_tokens"))
+            if parameter.grad is not None and self.counts(name)
         ]
         norm = torch.nn.utils.get_total_norm(counted)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -136,6 +137,10 @@ class Pipeline:
             norm = square.sqrt()
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), most, norm)
         return norm
+
+    def counts(self, name: str) -> bool:
+        """Whether a parameter is no copy of another stage's."""
+        return not (self._copied and self.rank > 0 and name.startswith("embed_tokens"))
 
     def _sum_copies(self) -> None:
         """Of the embedding's gradient on the first stage and the last."""
@@ -195,7 +200,9 @@ class _Step:
 
     def _buffer(self, micro: int) -> Tensor:
         tokens_BL, model = self.samples[micro].tokens_BL, self.pipeline.model
-        return torch.empty(*tokens_BL.shape, model.config.hidden_size, dtype=model.dtype, device=tokens_BL.device)
+        B, L = tokens_BL.shape
+        size = (B, L // self.pipeline.tensor, model.config.hidden_size)
+        return torch.empty(size, dtype=model.dtype, device=tokens_BL.device)
 
     def _forward(self, action: Action) -> None:
         p, sample = self.pipeline, self.samples[action.micro]

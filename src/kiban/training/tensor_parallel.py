@@ -59,8 +59,8 @@ class Tensors:
             groups.append([model.embed_tokens])
         if model.lm_head is not None:
             self._cut(model.lm_head, 0)
-            model.lm_head.forward = self._head(model.lm_head)  # type: ignore[assignment,method-assign]
-            model.cross_entropy = lambda hidden, targets: model.lm_head(hidden, targets)  # type: ignore[method-assign]
+            model.lm_head.forward = self._head(model.lm_head)  # type: ignore[method-assign]
+            model.cross_entropy = lambda hidden_BLD, targets_BL: model.lm_head(hidden_BLD, targets_BL)  # type: ignore[method-assign]
             groups.append([model.lm_head])
         part = model.part
 
@@ -68,7 +68,7 @@ class Tensors:
             self.batch, self.part = sample.tokens_BL.shape[0], sample.tokens_BL.shape[1] // self.ranks
             return part(x_BLD, sample, *arguments)
 
-        model.part = cut_part  # type: ignore[method-assign]
+        model.part = cut_part  # type: ignore[method-assign,assignment]
         return groups
 
     def gather(self, x_BND: Tensor) -> Tensor:
