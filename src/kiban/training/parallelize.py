@@ -233,6 +233,7 @@ def _shard(model: Transformer, layout: Layout, mesh: Meshes, split: list[list[nn
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale a sum on its way, not even by 1
 
 
 def _across(parameter: nn.Parameter) -> Shard | None:
