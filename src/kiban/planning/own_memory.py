@@ -56,12 +56,13 @@ def own_memory(config: ModelConfig, layout: Layout, length: int, held: Held | No
     at_end = summed + (0.0 if alone else layers + gathered)
     most = max(at_loss, at_end)
     gradients = summed if x.micro_batches > 1 or at_end > at_loss else 0.0
+    sent = 0.0 if alone else gathered + (layers if x.shard < 3 or at_end > at_loss else 0.0)
     kinds = {
         "weights": float(MASTER * kept),
-        "gradients": float(gradients if alone else 0.0),
+        "gradients": float(gradients),
         "optimiser": float(MOMENTS * kept),
-        "activations": float(most - (gradients if alone else 0.0)),
-        "communication": 0.0,
+        "activations": float(most - gradients - sent),
+        "communication": float(sent),
     }
     return kinds | {"total": sum(kinds.values())}
 
