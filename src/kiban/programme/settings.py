@@ -170,14 +170,17 @@ def _check_names(file: Path, programme: Programme) -> None:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise KibanError(f"{file}: two {kind}s are called '{min(twice)}'; give each its own name")
-    for source in programme.sources:
-        if source.partner not in partners:
+    data = [(f"source '{source.name}'", source.partner) for source in programme.sources]
+    if programme.robot is not None and programme.robot.partner is not None:
+        data.append(("[robot] dataset", programme.robot.partner))
+    for what, partner in data:
+        if partner not in partners:
             raise KibanError(
-                f"{file}: source '{source.name}': there is no [[partner]] '{source.partner}' "
-                f"(partners: {', '.join(partners) or 'none'})"
+                f"{file}: {what}: there is no [[partner]] '{partner}' (partners: {', '.join(partners) or 'none'})"
             )
-        here = programme.programme.residency
-        for rights in all_terms(source) if here else ():
+    here = programme.programme.residency
+    for source in programme.sources if here else ():
+        for rights in all_terms(source):
             if not rights.residency & {ANYWHERE, here}:
                 raise KibanError(
                     f"{file}: source '{source.name}': may be kept in {', '.join(sorted(rights.residency))}, not in "
