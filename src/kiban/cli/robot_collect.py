@@ -26,12 +26,13 @@ LayoutOption = Annotated[Layout, typer.Option(help="v3.0, or v2.1 as GR00T wants
 
 def collect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the dataset goes; must not exist.")],
-    task: Annotated[list[str] | None, typer.Option(help="Repeatedly; reach if not given.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Repeatedly; the suite's all, or else reach.")] = None,
+    suite: Annotated[str | None, typer.Option(help="tabletop or mt50-ja: its robot, and all its tasks.")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many of each task.")] = 10,
     by: Annotated[By, typer.Option(help="Who demonstrates.")] = "expert",
     policy: Annotated[Path | None, typer.Option(help="With --by policy: a programme, or a policy's folder.")] = None,
     device: Annotated[Path | None, typer.Option(help="With --by gamepad: its events, if not /dev/input/js0.")] = None,
-    embodiment: Annotated[str, typer.Option(help="Which robot.")] = "tabletop-arm",
+    embodiment: Annotated[str | None, typer.Option(help="Which robot; tabletop-arm if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Other objects, other places, other sentences.")] = 0,
     video: Annotated[bool, typer.Option(help="Pictures as mp4 (with loss) in place of PNG.")] = False,
     layout: LayoutOption = "v3.0",
@@ -47,6 +48,7 @@ def collect(
     from kiban.robotics.demonstrations import Actor
     from kiban.robotics.demonstrations import collect as record_all
     from kiban.robotics.embodiment import load
+    from kiban.robotics.suites import suite as suite_of
 
     if folder.exists():
         raise KibanError(f"{folder}: is there already; name a folder that is not")
@@ -55,7 +57,11 @@ def collect(
     if device is not None and by != "gamepad":
         raise KibanError("--device is for --by gamepad; leave it out")
     terms = _terms(partner, licence, use, folder.name) or Terms()
-    robot, tasks = load(embodiment), tuple(dict.fromkeys(task or ["reach"]))
+    if suite is not None and embodiment is not None:
+        raise KibanError("--suite and --embodiment: a suite has its robot; give one of them")
+    chosen = suite_of(suite) if suite is not None else None
+    robot = load(chosen.embodiment if chosen else embodiment or "tabletop-arm")
+    tasks = tuple(dict.fromkeys(task or (chosen.groups if chosen else ["reach"])))
     _check_tasks(robot.name, tasks)
     scratch = folder.parent / f".{folder.name}.recording"
     whole, work = scratch / "dataset", scratch / "episodes"
