@@ -316,3 +316,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert "-m kiban.training --layout layout.toml --data packed" in (tmp_path / "job.sh").read_text()
     assert "say one of" in error_of("launch", *arguments, cwd=tmp_path)
     assert "--image" in error_of("launch", "--k8s", *arguments, cwd=tmp_path)
+    assert "No such option: --presets" in error_of("launch", "--slurm", "--nodes", "1", "--", "--presets", "tiny")
+    assert "--data" in error_of("launch", "--slurm", "--nodes", "1", "--", "--preset", "tiny")
