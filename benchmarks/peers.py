@@ -29,9 +29,20 @@ WHOLE = {
     "swallow": ["pyarrow"],
     "nanochat": ["numpy", "filelock"],  # its code comes from a checkout
     "lm-eval": ["transformers>=5,<6", "lm-eval[hf]==0.4.13"],
+    "lerobot": ["accelerate", "av>=14", "datasets>=4,<5", "draccus==0.10.0", "numpy", "packaging", "pandas", "pillow"],
+    "lerobot-act": [
+        *("av>=14", "cachebox", "datasets>=4,<5", "deepdiff", "draccus==0.10.0", "einops", "imageio", "numpy"),
+        *("packaging", "pandas", "pillow", "pyserial"),
+    ],
+    "lerobot-v21": ["av>=14", "datasets>=3,<4", "draccus==0.10.0", "jsonlines", "numpy", "packaging", "pillow"],
 }
-BARE = {"torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"]}
-WITH_TORCH = ("transformers", "torchtitan", "nanochat", "lm-eval")
+BARE = {
+    "torchtitan": ["torchtitan==0.3.0", "spmd_types==0.2.3"],
+    "lerobot": ["lerobot==0.4.4"],  # the last for Python 3.11; reads datasets of v3.0. It pins an older PyTorch
+    "lerobot-act": ["lerobot==0.4.4"],  # its ACT, which asks for more than its datasets do
+    "lerobot-v21": ["lerobot==0.3.3"],  # the last that reads v2.1
+}
+WITH_TORCH = ("transformers", "torchtitan", "nanochat", "lm-eval", "lerobot", "lerobot-act", "lerobot-v21")
 CLONES = {
     "swallow": (
         "https://github.com/swallow-llm/swallow-corpus",

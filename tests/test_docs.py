@@ -16,7 +16,16 @@ from tests.commands import KIBAN
 from tests.small import small_demo, small_training
 
 ROOT = Path(__file__).parent.parent
-RUN = ["README.md", "docs/training.md", "docs/evaluation.md", "docs/tokenizer.md", "docs/planning.md", "docs/corpus.md"]
+RUN = [
+    *("README.md", "docs/training.md", "docs/evaluation.md", "docs/tokenizer.md", "docs/planning.md", "docs/corpus.md"),
+    *(
+        "docs/launch.md",
+        "docs/robot-data.md",
+        "docs/robot-safety.md",
+        "docs/robot-serving.md",
+        "docs/robot-evaluation.md",
+    ),
+]
 PAGES = [
     *RUN,
     "README.ja.md",
@@ -29,8 +38,9 @@ PAGES = [
 
 # Not run here but by whoever runs these tests: .ci/run calls `make check`, `make test` and `make test-slow`, and
 # test_demo.py runs `make demo`. pre-commit's own installer writes into .git, the planner's fit into benchmarks/results;
-# tests/planning fits.
+# tests/planning fits, and climbs a ladder.
 ELSEWHERE = {
+    *("kiban ladder recipes/ladder", "kiban forecast recipes/ladder --preset tiny --gpu h100 --gpus 8"),
     *("make demo", "make check", "make test", "make test-slow", "pre-commit install"),
     "python benchmarks/planning.py $KIBAN_DATA/published_runs.json --only-report",
 }
@@ -81,8 +91,8 @@ def test_every_command_in_the_docs_works(tmp_path: Path) -> None:
             continue
         if command.startswith("kiban run mine"):
             small_training(work / "mine" / "kiban.toml")
-        if command.startswith("kiban serve"):
-            _serves(command, work, environment)
+        if command.startswith(("kiban serve", "kiban robot serve")):
+            _serves(command, "/healthz" if "robot" in command else "/v1/models", work, environment)
             continue
         short = re.sub(r"--steps \d+", "--steps 3", command)
         done = subprocess.run(
@@ -97,7 +107,7 @@ def test_every_command_in_the_docs_works(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def _serves(command: str, work: Path, environment: dict[str, str]) -> None:
+def _serves(command: str, page: str, work: Path, environment: dict[str, str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -106,7 +116,7 @@ def _serves(command: str, work: Path, environment: dict[str, str]) -> None:
         deadline = time.monotonic() + 60
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=5) as answer:
                     assert answer.status == 200
                     return
             except OSError:

@@ -381,7 +381,8 @@ def test_the_rule_holds_at_every_width() -> None:
     kimi_k2 = {"num_hidden_layers": 61, "num_attention_heads": 64, "n_routed_experts": 384, "num_experts_per_tok": 8}
     kimi_k2 |= {"moe_intermediate_size": 2048, "intermediate_size": 18432, "q_lora_rank": 1536, "kv_lora_rank": 512}
     assert preset("trillion").model_dump() | kimi_k2 == preset("trillion").model_dump()
-    for width in (128, 300, 0, -256):
+    assert [preset(w).hidden_size for w in ("128", "192", "256")] == [128, 192, 256]
+    for width in (64, 300, 0, -256):
         with pytest.raises(KibanError, match="multiple of 128"):
             of_width(width)
 

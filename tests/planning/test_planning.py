@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -144,9 +145,32 @@ def test_a_search_at_the_command_line() -> None:
     assert 0 < best["goodput"] < 1 and 0.05 < best["mfu"] < 1 and best["jpy"] > 0
 
 
+def test_the_number_of_gpus_that_keeps_to_the_bounds(tmp_path: Path) -> None:
+    asked = ("plan", "search", "small", "--gpu", "h100", "--tokens", "6B")
+    free = kiban_json(*asked, "--deadline", 0.05, "--picture", tmp_path / "p.svg", "--json")
+    points = {point["gpus"]: point for point in free["pareto"]}
+    within = [point for point in points.values() if point["days"] <= 0.05]
+    assert 0 < len(within) < len(points) and points[free["gpus"]] == min(within, key=lambda point: point["jpy"])
+    front = sorted((point for point in points.values() if point["best"]), key=lambda point: point["days"])
+    assert [point["jpy"] for point in front] == sorted((point["jpy"] for point in front), reverse=True)
+    assert all(any(p["days"] <= q["days"] and p["jpy"] <= q["jpy"] for p in front) for q in points.values())
+    drawn = ElementTree.parse(tmp_path / "p.svg").getroot()
+    circles = drawn.findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == len(points) and sum(c.get("class") == "over" for c in circles) == len(points) - len(within)
+    said = error_of(*asked, "--gpus", 1, "--deadline", 0.05)
+    assert f"--gpus {free['gpus']} would take" in said
+    said = error_of(*asked, "--deadline", 0.05, "--budget-jpy", 1)
+    assert "--budget-jpy 1 holds on none" in said and "--deadline 0.05 holds on" in said
+    said = error_of(*asked, "--power-mw", 0.002, "--deadline", 0.05)
+    assert "--power-mw 0.002 holds on 1 GPUs" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (("base", "--gpu", "h100", "--tokens", "1B"), "say how many, or give --deadline"),
+        (("base", "--gpu", "h100", "--tokens", "1B", "--deadline", "0"), "--deadline 0.0: must be more than 0"),
+        (("trillion", "--gpu", "a100-40", "--tokens", "1B", "--power-mw", "0.001"), "holds on none (least: "),
         (("base", "--gpu", "h1000", "--gpus", "8", "--tokens", "1B"), "--hardware FILE"),
         (("base", "--gpu", "h100", "--gpus", "0", "--tokens", "1B"), "must be at least 1"),
         (("base", "--gpu", "h100", "--gpus", "8", "--tokens", "15TT"), "15TT"),

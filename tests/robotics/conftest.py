@@ -9,7 +9,7 @@ from kiban.model import hf
 from kiban.model.config import ModelConfig
 from kiban.model.transformer import Transformer
 from kiban.robotics.embodiment import Embodiment, load
-from kiban.robotics.tasks import INSTRUCTIONS
+from kiban.robotics.stage import INSTRUCTIONS
 from kiban.tokenizer.bpe import Tokenizer
 
 

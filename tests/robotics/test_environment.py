@@ -11,8 +11,9 @@ from kiban.robotics import expert
 from kiban.robotics.camera import RayCamera
 from kiban.robotics.embodiment import Camera, Embodiment
 from kiban.robotics.environment import TabletopEnv
-from kiban.robotics.kinematics import ELBOW_UP, UPRIGHT, Kinematics
-from kiban.robotics.scene import COLOURS, FOREARM, SHOULDER, TIMESTEP, TOOL, UPPER_ARM, WRIST, Thing, build
+from kiban.robotics.kinematics import UPRIGHT, Kinematics
+from kiban.robotics.perturbations import parse
+from kiban.robotics.scene import COLOURS, TIMESTEP, Thing, build
 from kiban.robotics.tasks import TASKS
 
 
@@ -28,7 +29,7 @@ def run(env: TabletopEnv, seed: int) -> tuple[list[bytes], bool]:
     return [*shown, env.instruction.encode()], success
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["reach", "push", "pick", "stack", "place-relation", "sort-size"])
 def test_an_episode_is_the_same_to_the_last_bit(embodiment: Embodiment, task: str) -> None:
     used, fresh = TabletopEnv(embodiment, task), TabletopEnv(embodiment, task)
     run(used, seed=11)
@@ -36,10 +37,43 @@ def test_an_episode_is_the_same_to_the_last_bit(embodiment: Embodiment, task: st
     assert run(used, seed=7) != run(used, seed=8)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["reach", "push", "pick"])
 def test_the_expert_succeeds(embodiment: Embodiment, task: str) -> None:
     env = TabletopEnv(embodiment, task)
     assert [run(env, seed)[1] for seed in range(5)] == [True] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_the_expert_succeeds_at_every_task(embodiment: Embodiment, task: str) -> None:
+    """At least 95 % of 20: how often over more episodes, `kiban robot evaluate --policy expert` says."""
+    env = TabletopEnv(embodiment, task)
+    assert sum(run(env, seed)[1] for seed in range(20)) >= 19
+
+
+def test_perturbations_change_what_they_say(embodiment: Embodiment) -> None:
+    plain = TabletopEnv(embodiment, "push")
+    shown, _ = plain.reset(seed=4)
+    for text in ("camera=3cm", "light=50%", "distractors=2", "wording"):
+        changed = TabletopEnv(embodiment, "push", perturbation=parse([text])[0])
+        observation, _ = changed.reset(seed=4)
+        assert changed.things == plain.things and np.array_equal(observation["state"], shown["state"])
+        assert np.array_equal(observation["front"], shown["front"]) == (text == "wording")
+        assert (changed.instruction == plain.instruction) == (text != "wording")
+    light = TabletopEnv(embodiment, "push", perturbation=parse(["light=50%"])[0]).reset(seed=4)[0]["front"]
+    table = shown["front"][-1, 32]
+    assert np.allclose(light[-1, 32], table / 2, atol=1)
+    heavy = TabletopEnv(embodiment, "push", perturbation=parse(["mass=200%,friction=50%"])[0])
+    heavy.reset(seed=4)
+    assert heavy.model.body("object0").mass == pytest.approx(2 * plain.model.body("object0").mass)
+    assert heavy.model.body("hand").mass == plain.model.body("hand").mass
+    assert heavy.model.geom("table").friction[0] == pytest.approx(plain.model.geom("table").friction[0] / 2)
+
+
+def test_a_given_sentence_may_leave_the_name_open(embodiment: Embodiment) -> None:
+    env = TabletopEnv(embodiment, "place")
+    observation, _ = env.reset(seed=1, options={"instruction": "{x}を{y}の{side}にね"})
+    assert "{" not in observation["instruction"] and env.observation_space.contains(observation)
 
 
 def test_wordings_change_the_sentence_alone(embodiment: Embodiment) -> None:
@@ -63,8 +97,8 @@ def test_observations_and_actions_are_as_declared(embodiment: Embodiment) -> Non
 def test_an_episode_that_gets_nowhere_ends(embodiment: Embodiment) -> None:
     env = TabletopEnv(embodiment, "reach")
     env.reset(seed=0)
-    ends = [env.step(np.zeros(4))[2:4] for _ in range(TASKS["reach"].limit)]
-    assert ends == [(False, False)] * (TASKS["reach"].limit - 1) + [(False, True)]
+    ends = [env.step(np.zeros(4))[2:4] for _ in range(TASKS["reach"].rule.limit)]
+    assert ends == [(False, False)] * (TASKS["reach"].rule.limit - 1) + [(False, True)]
 
 
 def test_an_unknown_task_is_named(embodiment: Embodiment) -> None:
@@ -106,7 +140,8 @@ def test_normals_are_those_of_the_surfaces(embodiment: Embodiment) -> None:
     things = [Thing("red", "cube", 0.35, -0.1, 0.4), Thing("blue", "cylinder", 0.40, 0.05, 0.0)]
     model = build(embodiment, things)
     data = mujoco.MjData(model)
-    data.qpos[: len(ELBOW_UP)] = ELBOW_UP
+    posture = embodiment.arms[0].posture
+    data.qpos[: len(posture)] = posture
     mujoco.mj_forward(model, data)
     sharp = Camera(
         name="sharp",
@@ -152,17 +187,20 @@ def test_normals_are_those_of_the_surfaces(embodiment: Embodiment) -> None:
 
 
 def test_the_tool_gets_upright_wherever_the_arm_is_long_enough(embodiment: Embodiment) -> None:
-    kinematics = Kinematics(embodiment)
+    arm = embodiment.arms[0]
+    kinematics, posture = Kinematics(arm), np.array(arm.posture)
+    # Lengths in m: shoulder above the table, upper arm, forearm, wrist_pitch to tool.
+    shoulder, upper_arm, forearm, hand = 0.18, 0.32, 0.30, 0.23
     lower, upper = np.array(embodiment.workspace.lower), np.array(embodiment.workspace.upper)
     reached = 0
     for corner in np.ndindex(5, 5, 4):
         goal = lower + (upper - lower) * np.array(corner) / [4, 4, 3]
-        stretch = np.hypot(np.hypot(goal[0], goal[1]), goal[2] + TOOL + WRIST - SHOULDER)
-        if stretch > 0.97 * (UPPER_ARM + FOREARM):
+        stretch = np.hypot(np.hypot(goal[0], goal[1]), goal[2] + hand - shoulder)
+        if stretch > 0.97 * (upper_arm + forearm):
             continue
-        joints = kinematics.solve(goal, kinematics.solve((lower + goal) / 2, np.array(ELBOW_UP)))
+        joints = kinematics.solve(goal, kinematics.solve((lower + goal) / 2, posture))
         assert np.linalg.norm(kinematics.tool(joints) - goal) < 2e-3, goal
-        axes = kinematics._data.site_xmat[kinematics._site].reshape(3, 3)
+        axes = kinematics.frames(joints)[1][-1]
         assert np.abs(axes - UPRIGHT).max() < 0.02, goal
         reached += 1
     assert reached > 70

@@ -12,7 +12,10 @@ from PIL import Image
 
 from kiban.artifacts.errors import KibanError
 from kiban.robotics import lerobot_v3
-from kiban.robotics.lerobot_v3 import COUNTERS, Dataset, DatasetWriter, Feature, encode, image
+from kiban.robotics.dataset import Dataset
+from kiban.robotics.features import COUNTERS, Feature, encode, image
+from kiban.robotics.frame_statistics import QUANTILES
+from kiban.robotics.lerobot_v3 import DatasetWriter
 
 FEATURES = {
     "observation.state": Feature("float32", (3,), ("a", "b", "c")),
@@ -55,7 +58,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert dataset.frames("index")[:, 0].tolist() == list(range(16))
     assert dataset.frames("frame_index")[:, 0].tolist() == [*range(5), *range(7), *range(4)]
     assert np.allclose(dataset.frames("timestamp")[:, 0], dataset.frames("frame_index")[:, 0] / 20)
-    rows = dataset.episodes.to_pylist()
+    rows = pq.read_table(tmp_path / "meta/episodes").to_pylist()
     assert [(row["dataset_from_index"], row["dataset_to_index"]) for row in rows] == [(0, 5), (5, 12), (12, 16)]
     assert [row["data/file_index"] for row in rows] == ([0, 0, 0] if file_mb else [0, 1, 2])
 
@@ -117,10 +120,10 @@ def test_statistics_are_those_of_all_frames(tmp_path: Path) -> None:
         ("max", pixels.max(0)),
     ):
         assert np.allclose(ours[name].ravel(), value), name
-    for name, q in lerobot_v3.QUANTILES.items():
+    for name, q in QUANTILES.items():
         assert np.allclose(ours[name].ravel(), np.quantile(pixels, q, axis=0, method="inverted_cdf")), name
-    episode = Dataset(tmp_path).episodes.to_pylist()[1]
-    assert np.allclose(episode["stats/action/max"], episodes[1]["action"].max(0))
+    episode = Dataset(tmp_path).episode_stats[1]
+    assert np.allclose(episode["action"]["max"], episodes[1]["action"].max(0))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,6 @@ def test_a_dataset_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Dataset(tmp_path)
     data.write_bytes(whole)
     info = json.loads((tmp_path / "meta/info.json").read_text())
-    (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
-    with pytest.raises(KibanError, match="LeRobot dataset v2.1; only v3.0 is read"):
+    (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
+    with pytest.raises(KibanError, match="LeRobot dataset v1.6; v3.0, v2.1 and v2.0 are read"):
         Dataset(tmp_path)

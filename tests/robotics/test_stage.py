@@ -14,16 +14,20 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from kiban.artifacts.errors import KibanError
 from kiban.artifacts.intervals import wilson
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.rights import USES, Rights
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact, Store
 from kiban.programme.runner import Node, make, plan
+from kiban.robotics import demonstrations as demos
+from kiban.robotics.dataset import Dataset
 from kiban.robotics.demonstrations import Request as Recording
 from kiban.robotics.demonstrations import collect, record
 from kiban.robotics.embodiment import Embodiment, load
-from kiban.robotics.lerobot_v3 import Dataset
+from kiban.robotics.environment import TabletopEnv
+from kiban.robotics.recording import load as load_episode
 from kiban.robotics.rollout import Record, play, rates, requests_for
 from kiban.robotics.stage import RobotSettings, demonstrations, policy, rollout
 from tests.commands import error_of, kiban, kiban_json
@@ -70,6 +74,7 @@ def test_demonstrations_are_a_dataset(made: dict[str, Artifact], embodiment: Emb
         "dataset/data/chunk-000/file-000.parquet",
         "dataset/meta/episodes/chunk-000/file-000.parquet",
         "dataset/meta/info.json",
+        "dataset/meta/kiban.json",
         "dataset/meta/stats.json",
         "dataset/meta/tasks.parquet",
     ]
@@ -146,6 +151,14 @@ def test_robot_collect_writes_a_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "reaches"
     kiban("robot", "collect", folder, "--episodes", "2")
     assert len(Dataset(folder).episodes) == 2
+    found = kiban_json("robot", "inspect", folder, "--json")
+    assert (found["episodes"], found["robot"], found["problems"]) == (2, "tabletop-arm", [])
+    kiban("robot", "convert", folder, folder, tmp_path / "twice", "--layout", "v2.1")
+    assert "4 episodes" in kiban("robot", "inspect", tmp_path / "twice").stdout
+    (tmp_path / "twice/data/chunk-000/episode_000002.parquet").unlink()
+    spoilt = kiban("robot", "inspect", tmp_path / "twice", code=1)
+    assert "episode_000002.parquet" in spoilt.stdout and spoilt.stdout.count("\n") == 1
+    shutil.rmtree(tmp_path / "twice")
     assert [path.name for path in tmp_path.iterdir()] == ["reaches"]
     assert "is there already" in error_of("robot", "collect", folder)
     assert "there is no such robot" in error_of("robot", "collect", tmp_path / "other", "--embodiment", "asimo")
@@ -156,7 +169,7 @@ def test_robot_collect_writes_a_dataset(tmp_path: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValidationError, match="there is no such robot; use one of tabletop-arm"):
+    with pytest.raises(ValidationError, match="there is no such robot; use one of .*tabletop-arm"):
         RobotSettings(embodiment="asimo")
     with pytest.raises(ValidationError, match="Input should be 'reach', 'push' or 'pick'"):
         RobotSettings(tasks=("dance",))
@@ -171,21 +184,45 @@ def test_killed_demonstrations_go_on_and_end_at_the_same_bytes(tmp_path: Path) -
     process = multiprocessing.get_context("spawn").Process(target=_collect, args=(str(tmp_path / "killed"),))
     process.start()
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("killed/episodes/*.parquet"))) < 3:
+    while len(list(tmp_path.glob("killed/episodes/*.zip"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "killed" / "dataset").exists()
-    found = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/episodes/*.parquet")}
+    found = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/episodes/*.zip")}
     for name in ("killed", "whole"):
         _collect(str(tmp_path / name))
     assert all(path.stat().st_mtime_ns == when for path, when in found.items())  # not recorded again
     files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "dataset").rglob("*.*"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_policy_demonstrates_and_only_what_succeeds_is_kept(
+    made: dict[str, Artifact], tmp_path: Path, embodiment: Embodiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = demos.Actor(str(made["policy"].path), str(made["export"].path))
+    env = TabletopEnv(embodiment, "reach")
+    env.task = dataclasses.replace(env.task, limit=5)
+    monkeypatch.setattr(demos, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(demos, "_environment", lambda *robot_and_task: env)
+    request = Recording("tabletop-arm", "reach", 0, 0, tmp_path / "episode.zip", actor)
+    with pytest.raises(KibanError, match="reach, episode 0: the policy failed 2 times in a row"):
+        record(request)
+    assert not request.path.exists()
+    env.task = dataclasses.replace(env.task, done=lambda situation: True, hold=3)
+    for path in ("a.zip", "b.zip"):
+        record(dataclasses.replace(request, path=tmp_path / path))
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    episode, notes = load_episode(tmp_path / "a.zip")
+    assert len(episode) == 3 and notes == {"attempts": 1}
+    action = np.array(episode.table["action"].to_pylist())
+    assert (action >= np.array(embodiment.action.lower) - 1e-6).all() and np.ptp(action[:, :3]) > 0
+    error = error_of("robot", "collect", tmp_path / "new", "--by", "policy")
+    assert "--policy and --by policy go together" in error
 
 
 def test_an_episode_depends_on_its_request_alone(tmp_path: Path) -> None:

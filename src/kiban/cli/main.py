@@ -13,9 +13,13 @@ import typer
 from kiban import __version__
 from kiban.artifacts.errors import KibanError
 from kiban.cli.corpus import app as corpus_app
+from kiban.cli.doctor import doctor
+from kiban.cli.dryrun import dryrun
 from kiban.cli.eval import app as eval_app
 from kiban.cli.export import export
+from kiban.cli.forecast import forecast, ladder
 from kiban.cli.init import init
+from kiban.cli.launch import launch
 from kiban.cli.plan import app as plan_app
 from kiban.cli.robot import app as robot_app
 from kiban.cli.run import report, run, status
@@ -37,7 +41,10 @@ app = typer.Typer(
 )
 
 
-for command in (init, run, status, report, trace, export, tokens, train, verify, serve, chat):
+for command in (
+    *(init, run, status, report, trace, export, tokens, train, verify, serve, chat),
+    *(ladder, forecast, dryrun, launch, doctor),
+):
     app.command()(command)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(eval_app, name="eval")

@@ -167,7 +167,7 @@ def train(
         ) from None
     print(f"{to}: loss {done.loss:.4f} after {done.num_steps} steps, {done.tokens_per_s:.0f} tokens/s")
     if plan_file and plan:
-        _recorded(done, plan, plan_file, log, to)
+        _recorded(done, plan, plan_file, log, to, store.fingerprint)
 
 
 def _planned(plan: "Plan", file: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -201,13 +201,14 @@ def _planned_steps(plan: "Plan", file: Path, asked: int | None, per_step: int, p
     return asked
 
 
-def _recorded(done: "Run", plan: "Plan", file: Path, log: Path, to: Path) -> None:
+def _recorded(done: "Run", plan: "Plan", file: Path, log: Path, to: Path, data: str) -> None:
     """Adds the run to `history.json` beside its folder, and says how it went against the plan."""
     import torch
 
     from kiban.planning.hardware import gpu_of_device
     from kiban.planning.history import append, run_row
     from kiban.programme.runner import hardware
+    from kiban.training.stage import consumed
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU: {hardware()}"
     card = gpu_of_device(device)
@@ -223,6 +224,9 @@ def _recorded(done: "Run", plan: "Plan", file: Path, log: Path, to: Path) -> Non
         seconds=done.seconds,
         mfu=done.mfu,
         memory_bytes=max(json.loads(line)["memory_bytes"] for line in log.read_text(encoding="utf-8").splitlines()),
+        loss=done.loss,
+        data=consumed(done)
+        | {"digest": data, "optimiser": done.settings.optimiser, "schedule": done.settings.schedule},
     )
     history = to.absolute().parent / "history.json"
     append(history, row)

@@ -74,8 +74,8 @@ class ModelConfig(BaseModel):
             raise ValueError(f"first_k_dense_replace={self.first_k_dense_replace} exceeds num_hidden_layers")
         return self
 
-    def parameters(self) -> Parameters:
-        """Closed form, equal to a count over the built model."""
+    def block_parameters(self, moe: bool, active: bool = False) -> int:
+        """Of a layer; `active`: those that one token passes through."""
         d, heads = self.hidden_size, self.num_attention_heads
         qk = self.qk_nope_head_dim + self.qk_rope_head_dim
         if self.q_lora_rank is None:
@@ -89,15 +89,24 @@ class ModelConfig(BaseModel):
             + self.kv_lora_rank * heads * (self.qk_nope_head_dim + self.v_head_dim)
             + heads * self.v_head_dim * d
         )
-        expert = 3 * d * self.moe_intermediate_size
+        if not moe:
+            return attention + 2 * d + 3 * d * self.intermediate_size
+        experts = (self.num_experts_per_tok if active else self.n_routed_experts) + self.n_shared_experts
         router = d * self.n_routed_experts  # its bias is a buffer, not a parameter
-        moe_active = router + expert * (self.num_experts_per_tok + self.n_shared_experts)
-        moe_total = router + expert * (self.n_routed_experts + self.n_shared_experts)
-        dense = 3 * d * self.intermediate_size
-        block = attention + 2 * d
-        num_moe = self.num_hidden_layers - self.first_k_dense_replace
-        layers_active = self.num_hidden_layers * block + self.first_k_dense_replace * dense + num_moe * moe_active
-        layers_total = self.num_hidden_layers * block + self.first_k_dense_replace * dense + num_moe * moe_total
-        head = self.vocab_size * d
-        mtp = self.num_nextn_predict_layers * (block + moe_total + 2 * d * d + 3 * d)
-        return Parameters(total=layers_total + d + 2 * head + mtp, active=layers_active + d + head)
+        return attention + 2 * d + router + 3 * d * self.moe_intermediate_size * experts
+
+    @property
+    def mtp_parameters(self) -> int:
+        """Of an MTP layer, without the embedding and the head that it shares."""
+        return self.block_parameters(moe=True) + 2 * self.hidden_size**2 + 3 * self.hidden_size
+
+    def parameters(self) -> Parameters:
+        """Closed form, equal to a count over the built model."""
+        num_dense, head = self.first_k_dense_replace, self.vocab_size * self.hidden_size
+        num_moe = self.num_hidden_layers - num_dense
+        total, active = (
+            num_dense * self.block_parameters(moe=False) + num_moe * self.block_parameters(moe=True, active=only)
+            for only in (False, True)
+        )
+        mtp = self.num_nextn_predict_layers * self.mtp_parameters
+        return Parameters(total=total + self.hidden_size + 2 * head + mtp, active=active + self.hidden_size + head)

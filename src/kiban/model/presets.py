@@ -21,18 +21,21 @@ MOST_EXPERTS = 128
 
 
 def preset(name: str, vocab_size: int | None = None) -> ModelConfig:
-    """The configuration of a preset, with another vocabulary where one is given.
+    """The configuration of a preset, or of a width between them or below (`"192"`), with another vocabulary where one
+    is given.
 
     Raises:
         KibanError: if there is no such preset.
     """
+    if name.isdecimal():
+        return of_width(int(name), vocab_size)
     if name not in PRESETS:
         raise KibanError(f"preset '{name}': there is no such preset; use one of {', '.join(PRESETS)}")
     return of_width(PRESETS[name], vocab_size)
 
 
 def of_width(width: int, vocab_size: int | None = None) -> ModelConfig:
-    """The model of a width, which is a multiple of 128.
+    """The model of a width, which is a multiple of 128, or 192.
 
     - layers: a 64th of the width up to ten; beyond, five more than a 128th (K2: 56 + 5). The ratio of width to depth
       stays between 64 and 118, where shape matters little (Kaplan et al., arXiv 2001.08361, section 3);
@@ -44,14 +47,14 @@ def of_width(width: int, vocab_size: int | None = None) -> ModelConfig:
       grows with the model (arXiv 2407.13623).
 
     Raises:
-        KibanError: if the width is no multiple of 128, or below 256.
+        KibanError: if there is no model of that width.
     """
-    if width % 128 or width < 256:
-        raise KibanError(f"a model's width must be a multiple of 128, 256 or more; {width} is not")
+    if width != 192 and (width % 128 or width < 128):
+        raise KibanError(f"a model's width must be a multiple of 128, or 192; {width} is not")
     full = width >= FULL_WIDTH
     experts = 8 * _nearest(3 * width, 8 * 56)
     expert_width = max(128, 128 * _nearest(28 * width, 128 * 100))
-    chosen = min(8, 2 * (width // 192))
+    chosen = max(2, min(8, 2 * (width // 192)))
     context = min(8192, 512 * 2 ** round(math.log2(width / 256)))
     return ModelConfig(
         vocab_size=vocab_size or 16 * context,

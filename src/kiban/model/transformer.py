@@ -167,7 +167,7 @@ class Transformer(nn.Module):
                 losses["mtp_loss"] = self._mtp_loss(x_BLD, sample)
         if keeps_balance and moes:
             losses["balance_loss"] = torch.stack([moe.taken_balance() for moe in moes]).sum()
-        return x_BLD, losses
+        return x_BLD.detach() if head else x_BLD, losses  # after the head nothing goes on
 
     def _mtp_loss(self, body_BLD: Tensor, sample: Sample) -> Tensor:
         assert self.mtp is not None

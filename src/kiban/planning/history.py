@@ -1,6 +1,7 @@
 """The programme's own runs as rows in the form of `published_runs.json`, which `kiban plan check` takes."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,11 @@ def run_row(
     seconds: float,
     mfu: float,
     memory_bytes: int,
+    loss: float | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A finished run. `tokens_per_s` of all ranks together, and `mfu` (a share, of the matrix products' rate measured
+    """A finished run. `loss` in nats/token; `data` says what it read and how, so that `kiban forecast` sees which runs
+    are alike. `tokens_per_s` of all ranks together, and `mfu` (a share, of the matrix products' rate measured
     when the run began), are medians over its steps; `seconds` is all its time. `card` is None for a device that has no
     entry in hardware.toml, such as a CPU: nothing is claimed of it then but its name."""
     shape = shape_of(config)
@@ -108,7 +112,9 @@ def run_row(
             "tokens": tokens,
             "wall_days": seconds / 86400,
             "peak_mem_gb": memory_bytes / GIB,
+            "loss": loss if loss is not None and math.isfinite(loss) else None,
         },
+        "data": dict(data or {}),
     }
     return {"id": fingerprint(row)} | row
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kiban.model.communication import WEIGHT_BYTES
 from kiban.planning.hardware import GPU
 from kiban.planning.layout import RECOMPUTE, Layout, divisors
 from kiban.planning.memory import USABLE, memory
 from kiban.planning.shape import Shape
 from kiban.planning.step_time import Constants, Situation, constants, parts, rates, stacked
-from kiban.planning.work import WEIGHT_BYTES, work_of
+from kiban.planning.work import work_of
 
 MOST_TENSOR = 8
 MOST_PIPELINE = 64
@@ -45,10 +46,10 @@ class Found:
 
 
 def default_batch(shape: Shape, gpus: int, sequence_length: int) -> int:
-    """Sequences a step: a number that many layouts divide."""
+    """Sequences a step: a number that many layouts and micro-batches divide."""
     tokens = min(BATCH_TOKENS, BATCH_TOKENS * (shape.hidden / BATCH_HIDDEN) ** 2)
     wanted = max(1.0, tokens / sequence_length)
-    unit = math.gcd(gpus, 2 ** max(0, int(math.log2(wanted)) - 1))
+    unit = math.gcd(MICRO_BATCHES[-1] * gpus, 2 ** max(0, int(math.log2(wanted)) - 1))
     return max(1, round(wanted / unit)) * unit
 
 

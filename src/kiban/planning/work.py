@@ -7,12 +7,11 @@ the seconds that they take at the link's rated bandwidth.
 import math
 from dataclasses import dataclass
 
+from kiban.model import communication
+from kiban.model.communication import GRADIENT_BYTES, WEIGHT_BYTES
 from kiban.planning.hardware import GPU
 from kiban.planning.layout import Layout
 from kiban.planning.shape import Shape
-
-GRADIENT_BYTES = 4  # gradients are summed in float32 (Megatron's and FSDP2's default for bf16 weights)
-WEIGHT_BYTES = 2  # as they travel and are used
 
 
 @dataclass(frozen=True)
@@ -139,40 +138,35 @@ def work_of(
     # Scores, mask, softmax, dropout, in half precision, read and written forward and backward.
     score_bytes = 0.0 if flash else 2.0 * 4 * passes * layers * shape.heads / split * tokens * sequence_length
 
-    # Tensor parallelism: an all-reduce (or gather and scatter) after attention and after a dense MLP, in each pass.
+    # Tensor parallelism: through attention, and through a dense MLP or the shared expert, in each pass.
     reduces = (2 * dense_layers + (1 + (shape.shared > 0)) * moe_layers) * (passes - 1)
-    tensor_bytes = reduces * 2 * (split - 1) / split * tokens * h * WEIGHT_BYTES
-    tensor_wire = tensor_bytes / bandwidth(gpu, split, 1)
-    context_bytes = (x.context - 1) * tokens * 2 * kv / split * WEIGHT_BYTES * layers * 3
+    tensor_wire = reduces * communication.tensor(tokens, h, split) / bandwidth(gpu, split, 1)
+    if shape.kv_sent < shape.qk:
+        context_bytes = layers * communication.context_latents(tokens, shape.kv_sent, x.context)
+    else:
+        context_bytes = layers * communication.context_ring(tokens, kv, x.context) / split
     context_wire = context_bytes / bandwidth(gpu, x.context, split)
     # To the experts and back, in each pass but the recomputed one.
     near, far = _expert_wires(shape, x, gpu, tokens / split, once_a_node)
     expert_wire, expert_far_wire = 4 * moe_layers * near, 4 * moe_layers * far
     pipeline_wire = 0.0
     if x.pipeline > 1:
-        sent = 2 * x.virtual * tokens * h * WEIGHT_BYTES / split
+        sent = communication.pipeline(tokens, h, x.virtual) / split
         pipeline_wire = sent / (gpu.nvlink * 1e9 if x.gpus <= gpu.domain else gpu.network * 1e9)
 
     stride = x.tensor * x.context
     group = min(x.shard_ranks or x.data, x.data)
-    ring = (group - 1) / group / bandwidth(gpu, group, stride)
     held = local + (head_flops / 6 / split if busiest_last else 0)
     if x.pipeline == 1 and not shape.tied:
         held += shape.head / split
-    expert_ring = 0.0
-    if x.expert_data > 1:
-        expert_stride = max(1, stride * x.data // x.expert_data)
-        expert_ring = (x.expert_data - 1) / x.expert_data / bandwidth(gpu, x.expert_data, expert_stride)
-    gather_wire, data_wire = 0.0, 0.0
-    if x.shard == 3:
-        traffic = WEIGHT_BYTES * 2 + GRADIENT_BYTES
-        gather_wire = traffic * (held * ring + local_experts * expert_ring)
-        if group < x.data:
-            groups = x.data // group
-            data_wire = GRADIENT_BYTES * 2 * held / group / bandwidth(gpu, groups, stride * group)
-    else:
-        traffic = WEIGHT_BYTES + GRADIENT_BYTES
-        data_wire = traffic * (held * ring + local_experts * expert_ring)
+    expert_stride = max(1, stride * x.data // x.expert_data)
+    sharded = communication.sharded_fully if x.shard == 3 else communication.sharded_once
+    shard_wire = sharded(held, group) / bandwidth(gpu, group, stride)
+    shard_wire += sharded(local_experts, x.expert_data) / bandwidth(gpu, x.expert_data, expert_stride)
+    gather_wire, data_wire = (shard_wire, 0.0) if x.shard == 3 else (0.0, shard_wire)
+    if x.shard == 3 and group < x.data:
+        groups = x.data // group
+        data_wire = communication.replicas(held, group, groups) / bandwidth(gpu, groups, stride * group)
     owners = x.data * x.context if x.shard else 1
     expert_owners = x.expert_data if x.shard else 1
     return Work(
@@ -209,12 +203,11 @@ def _expert_wires(shape: Shape, x: Layout, gpu: GPU, tokens: float, once: bool) 
     or once to each node that it has experts on (arXiv 2412.19437, section 3.2.2), then on over NVLink."""
     if x.expert == 1 or not shape.experts:
         return 0.0, 0.0
-    each = tokens * shape.hidden * WEIGHT_BYTES
-    near = each * shape.chosen * (x.expert - 1) / x.expert / (gpu.nvlink * 1e9)
+    near = communication.experts(tokens, shape.hidden, shape.chosen, x.expert) / (gpu.nvlink * 1e9)
     nodes = x.expert * x.expert_tensor / gpu.domain
     if nodes <= 1:
         return near, 0.0
     reached = nodes * (1 - (1 - 1 / nodes) ** shape.chosen)  # expected, experts drawn evenly
     reached = min(reached, max(1.0, nodes * shape.chosen_groups / shape.groups))
     reached = reached if once else shape.chosen
-    return near, each * reached * (nodes - 1) / nodes / (gpu.network * 1e9)
+    return near, tokens * shape.hidden * WEIGHT_BYTES * reached * (nodes - 1) / nodes / (gpu.network * 1e9)

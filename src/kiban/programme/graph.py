@@ -68,8 +68,9 @@ def nodes(programme: Programme) -> list[Node]:
     ]
     if programme.robot is not None:
         robot = programme.robot
+        dataset = resolve(robot.dataset, programme.folder, "[robot] dataset") if robot.dataset else None
         graph += [
-            Node("demonstrations", demonstrations, robot.demonstrations(), {}),
+            Node("demonstrations", demonstrations, robot.demonstrations(dataset), {}),
             Node("policy", policy, robot.policy(), {"demonstrations": "demonstrations", "export": "export"}),
             Node("rollout", rollout, robot.rollout(), {"policy": "policy", "export": "export"}),
         ]

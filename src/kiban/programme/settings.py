@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.rights import ANYWHERE
@@ -21,7 +21,7 @@ from kiban.milestones.settings import Milestone, Partner
 from kiban.model.presets import PRESETS, preset
 from kiban.robotics.stage import RobotSettings
 from kiban.tokenizer.stage import TokenizerSettings, TokensSettings
-from kiban.training.settings import TrainingSettings
+from kiban.training.settings import TrainingSettings, parse_tokens
 
 PROGRAMME_FILE = "kiban.toml"
 
@@ -43,6 +43,37 @@ class ModelTable(Settings):
     preset: str = "nano"
 
 
+class LadderTable(Settings):
+    """`[ladder]`: small models of the programme, each size with each number of tokens, for `kiban forecast`. `sizes`
+    are presets or widths."""
+
+    sizes: tuple[str, ...] = Field(min_length=2)
+    tokens: tuple[str, ...] = Field(min_length=2)
+
+    @field_validator("sizes")
+    @classmethod
+    def _known(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            preset(size)
+        return sizes
+
+    @field_validator("tokens")
+    @classmethod
+    def _counts(cls, tokens: tuple[str, ...]) -> tuple[str, ...]:
+        for text in tokens:
+            parse_tokens(text)
+        return tokens
+
+    def rungs(self, training: TrainingSettings) -> list[TrainingSettings]:
+        """The settings of each, the cheapest size first."""
+        given = training.model_dump(exclude_unset=True)
+        return [
+            TrainingSettings(**(given | {"preset": size, "tokens": tokens}))
+            for size in self.sizes
+            for tokens in self.tokens
+        ]
+
+
 class Programme(Settings):
     """A programme: its tables as in `kiban.toml`, and `folder`, which their paths are relative to."""
 
@@ -61,6 +92,7 @@ class Programme(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     robot: RobotSettings | None = None
     milestones: tuple[Milestone, ...] = Field(default=(), alias="milestone")
+    ladder: LadderTable | None = None
 
 
 def find_file(path: Path) -> Path:
@@ -138,14 +170,17 @@ def _check_names(file: Path, programme: Programme) -> None:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise KibanError(f"{file}: two {kind}s are called '{min(twice)}'; give each its own name")
-    for source in programme.sources:
-        if source.partner not in partners:
+    data = [(f"source '{source.name}'", source.partner) for source in programme.sources]
+    if programme.robot is not None and programme.robot.partner is not None:
+        data.append(("[robot] dataset", programme.robot.partner))
+    for what, partner in data:
+        if partner not in partners:
             raise KibanError(
-                f"{file}: source '{source.name}': there is no [[partner]] '{source.partner}' "
-                f"(partners: {', '.join(partners) or 'none'})"
+                f"{file}: {what}: there is no [[partner]] '{partner}' (partners: {', '.join(partners) or 'none'})"
             )
-        here = programme.programme.residency
-        for rights in all_terms(source) if here else ():
+    here = programme.programme.residency
+    for source in programme.sources if here else ():
+        for rights in all_terms(source):
             if not rights.residency & {ANYWHERE, here}:
                 raise KibanError(
                     f"{file}: source '{source.name}': may be kept in {', '.join(sorted(rights.residency))}, not in "

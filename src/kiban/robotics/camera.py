@@ -21,7 +21,7 @@ _FAR = 10.0  # m
 _NORMAL_ARGUMENT = "normal:" in (mujoco.mj_multiRay.__doc__ or "")
 
 
-def _look_at(position: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+def look_at(position: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns: right, up and backward of a camera at `position` that looks at `target`, with x or z up."""
     backward = position - target
     backward /= np.linalg.norm(backward)
@@ -32,10 +32,10 @@ def _look_at(position: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
 
 
 class RayCamera:
-    """`camera` in the scene `model`."""
+    """`camera` in the scene `model`; `light` scales what the surfaces reflect."""
 
-    def __init__(self, camera: Camera, model: mujoco.MjModel) -> None:
-        self.camera, self._model = camera, model
+    def __init__(self, camera: Camera, model: mujoco.MjModel, light: float = 1.0) -> None:
+        self.camera, self._model, self._light = camera, model, light
         self._body = 0 if camera.mount == "world" else model.body(camera.mount).id
         self._position = np.array(camera.position)
         # Rays through the pixels' centres, row by row from the top left, in the mount's frame.
@@ -47,14 +47,14 @@ class RayCamera:
         )
         rays = np.stack([x, y, -np.ones_like(x)], axis=-1).reshape(-1, 3)
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        self._rays = rays @ _look_at(self._position, np.array(camera.target)).T
+        self._rays = rays @ look_at(self._position, np.array(camera.target)).T
         self._geom = np.empty(len(rays), np.int32)
         self._distance = np.empty(len(rays))
 
     def pixel_of(self, data: mujoco.MjData, point: NDArray[np.float64]) -> tuple[float, float]:
         """Where `point` (world, m) appears: (column, row) in pixels, the top left corner being (0, 0)."""
         rotation = data.xmat[self._body].reshape(3, 3)
-        axes = rotation @ _look_at(self._position, np.array(self.camera.target))
+        axes = rotation @ look_at(self._position, np.array(self.camera.target))
         right, up, backward = (point - data.xpos[self._body] - rotation @ self._position) @ axes
         scale = self.camera.height / 2 / np.tan(np.radians(self.camera.field_of_view) / 2) / -backward
         return self.camera.width / 2 + scale * right, self.camera.height / 2 - scale * up
@@ -77,7 +77,7 @@ class RayCamera:
             frame = data.geom_xmat[geom].reshape(3, 3)
             points = (origin + rays[seen] * self._distance[seen, None] - data.geom_xpos[geom]) @ frame
             brightness = self._normals(geom, points) @ (frame.T @ LIGHT)
-            shade = AMBIENT + (1 - AMBIENT) * np.maximum(brightness, 0.0)
+            shade = self._light * (AMBIENT + (1 - AMBIENT) * np.maximum(brightness, 0.0))
             colours[seen] = shade[:, None] * self._model.geom_rgba[geom, :3]
         image = (np.minimum(colours, 1.0) * 255 + 0.5).astype(np.uint8)
         return image.reshape(self.camera.height, self.camera.width, 3)

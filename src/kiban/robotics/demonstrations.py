@@ -1,31 +1,46 @@
-"""Demonstrations: the scripted expert, disturbed on purpose, recorded as a LeRobot dataset.
+"""Demonstrations: the scripted expert, disturbed on purpose, or a policy, recorded as a LeRobot dataset.
 
 What is executed is the expert's action plus a wandering disturbance, what is recorded is the action alone (Laskey et
 al. 2017, "DART"): so the policy sees how to come back from where the expert by itself would never go.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kiban.artifacts.files import write_atomic
+from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.robotics import embodiment as embodiments
-from kiban.robotics import expert
+from kiban.robotics import recording
+from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.environment import TabletopEnv
-from kiban.robotics.lerobot_v3 import DatasetWriter, Feature, encode, image
+from kiban.robotics.features import ACTION as ACTION
+from kiban.robotics.features import IMAGES as IMAGES
+from kiban.robotics.features import STATE as STATE
+from kiban.robotics.features import Feature, encode, image, video
+from kiban.robotics.layout import V3
 from kiban.robotics.parallel import spread
 from kiban.robotics.seeds import DEMONSTRATIONS, episode_seed
+from kiban.robotics.suites import SUITES, Environment, Suite
 
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
-
-DISTURBANCE = 0.0015  # m: what each control period adds to the disturbance
 PERSISTENCE = 0.8  # of the disturbance from one control period to the next
+MOST_ATTEMPTS = 100  # at one episode
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who demonstrates: the expert, or the policy in the folder `policy` with its language model in `language`."""
+
+    policy: str | None = None
+    language: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "expert" if self.policy is None else "policy"
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class Request:
     number: int
     seed: int
     path: Path
+    actor: Actor = Actor()
+    videos: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,15 @@ class Summary:
     attempts: int
 
 
-def features_of(embodiment: Embodiment) -> dict[str, Feature]:
-    """What is recorded of `embodiment`."""
+def features_of(embodiment: Embodiment, videos: bool = False) -> dict[str, Feature]:
+    """What is recorded of `embodiment`: pictures as PNG, or as videos."""
     return {
         STATE: Feature("float32", (len(embodiment.state_names),), embodiment.state_names),
         ACTION: Feature("float32", (len(embodiment.action.names),), embodiment.action.names),
-        **{IMAGES + camera.name: image(camera.height, camera.width) for camera in embodiment.cameras},
+        **{
+            IMAGES + c.name: video(c.height, c.width, embodiment.fps) if videos else image(c.height, c.width)
+            for c in embodiment.cameras
+        },
     }
 
 
@@ -63,15 +83,23 @@ def collect(
     folder: Path,
     work: Path,
     progress: Progress,
+    actor: Actor = Actor(),
+    videos: bool = False,
+    layout: str = V3,
+    terms: Terms | None = None,
 ) -> Summary:
     """Records `episodes` successful episodes of each task and writes them as a dataset into `folder`.
 
     Each episode lies in `work` as soon as it is recorded; a killed run goes on from there. The tasks take
     turns, so that any first part of the dataset holds all of them.
+
+    Raises:
+        KibanError: if something else was being recorded in `work`, or an episode never succeeds.
     """
-    work.mkdir(parents=True, exist_ok=True)
+    made = {"by": actor.name, "embodiment": embodiment.name, "seed": seed}
+    recording.begin(work, made | {"videos": videos, "policy": actor.policy})
     requests = [
-        Request(embodiment.name, task, number, seed, work / f"{task}-{number:06d}.parquet")
+        Request(embodiment.name, task, number, seed, work / f"{task}-{number:06d}.zip", actor, videos)
         for number in range(episodes)
         for task in tasks
     ]
@@ -80,55 +108,89 @@ def collect(
         bar.update(len(requests) - len(missing))
         for _ in spread(record, missing):
             bar.advance()
-    writer = DatasetWriter(folder, features_of(embodiment), embodiment.fps, embodiment.name)
     frames = attempts = 0
-    for request in requests:
-        table = pq.read_table(request.path)
-        writer.add(table)
-        frames += len(table)
-        attempts += int(table.schema.metadata[b"attempts"])
-    writer.finish()
+    paths = [request.path for request in requests]
+    features, terms = features_of(embodiment, videos), (terms or Terms()).model_copy(update={"made": made})
+    for episode, notes in recording.finish(paths, folder, features, embodiment.fps, embodiment.name, layout, terms):
+        frames += len(episode)
+        attempts += notes["attempts"]
     return Summary(len(requests), frames, attempts)
 
 
-@cache
-def _environment(embodiment: str, task: str) -> TabletopEnv:
-    return TabletopEnv(embodiments.load(embodiment), task)
+def suite_with(embodiment: str) -> Suite:
+    """The suite whose tasks that robot does. Raises KibanError if there is none."""
+    for suite in SUITES.values():
+        if suite.embodiment == embodiment:
+            return suite
+    able = ", ".join(suite.embodiment for suite in SUITES.values())
+    raise KibanError(f"embodiment '{embodiment}': there are no tasks for it in simulation; there are for {able}")
+
+
+@lru_cache(maxsize=4)  # each holds a simulator
+def _environment(embodiment: str, task: str) -> Environment:
+    return suite_with(embodiment).environment(task)
 
 
 def record(request: Request) -> None:
-    """Records one successful episode; tries again, with other objects, where the expert fails."""
-    env = _environment(request.embodiment, request.task)
-    attempt = 0
-    while True:
+    """Records one successful episode; tries again, with other objects, where it fails.
+
+    Raises:
+        KibanError: if none of MOST_ATTEMPTS succeeds.
+    """
+    env, disturbing = _environment(request.embodiment, request.task), suite_with(request.embodiment).disturbance
+    for attempt in range(MOST_ATTEMPTS):
         seed = episode_seed(DEMONSTRATIONS, request.seed, request.task, request.number, attempt)
-        attempt += 1
-        episode = _attempt(env, seed)
-        if episode is not None:
-            break
-    table = encode(features_of(env.embodiment), episode, env.instruction)
-    metadata = table.schema.metadata | {b"attempts": str(attempt).encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="none")
-    write_atomic(request.path, sink.getvalue().to_pybytes())
+        frames = _attempt(env, disturbing, seed, request.actor)
+        if frames is not None:
+            episode = encode(features_of(env.embodiment, request.videos), frames, env.instruction)
+            recording.save(request.path, episode, {"attempts": attempt + 1})
+            return
+    raise KibanError(
+        f"{request.task}, episode {request.number}: the {request.actor.name} failed {MOST_ATTEMPTS} times in a row; "
+        "it has to be able to do what it demonstrates"
+    )
 
 
-def _attempt(env: TabletopEnv, seed: int) -> dict[str, np.ndarray] | None:
+def _attempt(env: Environment, disturbing: float, seed: int, actor: Actor) -> dict[str, np.ndarray] | None:
     """The frames of an episode, or None if it was no success."""
     embodiment = env.embodiment
     rng = np.random.default_rng([seed, 1])  # not the stream that places the objects
     observation, _ = env.reset(seed=seed)
+    act = _acting(env, seed, actor)
     frames: dict[str, list[np.ndarray]] = {name: [] for name in features_of(embodiment)}
     lower, upper = np.array(embodiment.action.lower), np.array(embodiment.action.upper)
     disturbance = np.zeros_like(lower)
     done = success = False
     while not done:
-        action = expert.act(env)
+        action = act(observation)
         frames[STATE].append(observation["state"])
         frames[ACTION].append(action.astype(np.float32))
         for camera in embodiment.cameras:
             frames[IMAGES + camera.name].append(observation[camera.name])
-        disturbance[:3] = PERSISTENCE * disturbance[:3] + rng.normal(0.0, DISTURBANCE, 3)
+        if actor.policy is None:
+            disturbance[:3] = PERSISTENCE * disturbance[:3] + rng.normal(0.0, disturbing, 3)
         observation, _, success, truncated, _ = env.step(np.clip(action + disturbance, lower, upper))
         done = success or truncated
     return {name: np.stack(values) for name, values in frames.items()} if success else None
+
+
+def _acting(env: Environment, seed: int, actor: Actor) -> Callable[[dict[str, Any]], np.ndarray]:
+    """From an observation to an action."""
+    if actor.policy is None:
+        return lambda observation: env.expert_action()
+    agent = _agent(actor.policy, str(actor.language))
+    agent.reset(env.instruction, seed)
+    return lambda observation: np.clip(agent.act(observation), env.embodiment.action.lower, env.embodiment.action.upper)
+
+
+@cache
+def _agent(policy: str, language: str) -> Any:
+    import torch
+
+    from kiban.robotics.agent import Agent, load_policy, reader_of
+
+    torch.set_num_threads(1)  # episodes are recorded side by side, one a core
+    network, description = load_policy(Path(policy))
+    return Agent(
+        network, description, reader_of(Path(policy), Path(language)), embodiments.load(description.embodiment)
+    )

@@ -1,5 +1,6 @@
 """The tabletop as a Gymnasium environment: seeded, and the same to the last bit for the same seed and actions."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -8,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiban.artifacts.errors import KibanError
-from kiban.robotics.camera import RayCamera
-from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.kinematics import ELBOW_UP, Kinematics
+from kiban.robotics import expert
+from kiban.robotics.camera import RayCamera, look_at
+from kiban.robotics.embodiment import Camera, Embodiment
+from kiban.robotics.kinematics import Kinematics
+from kiban.robotics.perturbations import NONE, Perturbation, change_physics, moved
 from kiban.robotics.safety import SafetyFilter
-from kiban.robotics.scene import TIMESTEP, Thing, build
-from kiban.robotics.tasks import TASKS, Situation, Wordings, instruction, place, vocabulary
+from kiban.robotics.scene import TIMESTEP, Thing, build, controls
+from kiban.robotics.tasks import TASKS, Situation, Wordings, arrange, distractors
+from kiban.robotics.wording import fill, instruction, vocabulary
 
 Array = NDArray[np.float64]
 Observation = dict[str, Any]
@@ -35,12 +39,15 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, embodiment: Embodiment, task: str, wordings: Wordings = "train") -> None:
+    def __init__(
+        self, embodiment: Embodiment, task: str, wordings: Wordings = "train", perturbation: Perturbation = NONE
+    ) -> None:
         if task not in TASKS:
             raise KibanError(f"task '{task}': there is no such task; use one of {', '.join(TASKS)}")
-        self.embodiment, self.task, self._wordings = embodiment, TASKS[task], wordings
-        self._kinematics = Kinematics(embodiment)
-        self.safety = SafetyFilter(embodiment, self._kinematics)
+        self.embodiment, self.task, self.perturbation = embodiment, TASKS[task], perturbation
+        self._wordings: Wordings = "held_out" if perturbation.wording else wordings
+        self._kinematics = Kinematics(embodiment.arms[0])
+        self.safety = SafetyFilter(embodiment)
         self._substeps = round(embodiment.control_period / TIMESTEP)
         self._joints = len(embodiment.joints)
         cameras = {
@@ -61,20 +68,29 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """`options["instruction"]` replaces the sentence. Info: `things` (the named one first), `register`."""
+        """`options["instruction"]` replaces the sentence; {x} and the like in it are filled in. `options["register"]`
+        binds its register. Info: `things` (the named one first), `register`."""
         super().reset(seed=seed)
-        self.things = place(self.task, self.np_random)
+        self.arrangement = arrange(self.task, self.np_random)
+        self.things = self.arrangement.things
         tool = START + self.np_random.uniform(-START_SPREAD, START_SPREAD)
-        register, self.instruction = instruction(self.task.name, self.things[0], self._wordings, self.np_random)
-        if options and "instruction" in options:
-            register, self.instruction = "given", options["instruction"]
-        self.model = build(self.embodiment, self.things)
+        options = options or {}
+        register, self.instruction = instruction(
+            self.task, self.arrangement, self._wordings, self.np_random, options.get("register")
+        )
+        if "instruction" in options:
+            given = fill(options["instruction"], self.task, self.arrangement, self.np_random)
+            register, self.instruction = "given", given
+        aside = np.random.default_rng(int(self.np_random.integers(2**63)))  # nothing below changes what is above
+        extra = distractors(self.arrangement, self.task, self.perturbation.distractors, aside)
+        self.model = build(self.embodiment, [*self.things, *extra])
+        change_physics(self.model, self.perturbation, robot="hand")
         self.data = mujoco.MjData(self.model)
-        self._cameras = [RayCamera(camera, self.model) for camera in self.embodiment.cameras]
-        joints = self._kinematics.solve(tool, np.array(ELBOW_UP))
+        self._cameras = [self._camera(camera, aside) for camera in self.embodiment.cameras]
+        joints = self._kinematics.solve(tool, np.array(self.embodiment.arms[0].posture))
         opening = self.embodiment.gripper.opening[1]
         self.safety.reset(joints, opening)
-        self.data.qpos[: self._joints + 2] = [*joints, opening / 2, opening / 2]
+        self.data.qpos[: self._joints + 2] = controls(self.embodiment, joints, np.array([opening]))
         self._actuate(joints, opening)
         mujoco.mj_step(self.model, self.data, 4 * self._substeps)  # the objects come to rest
         mujoco.mj_forward(self.model, self.data)
@@ -89,13 +105,25 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
         mujoco.mj_step(self.model, self.data, self._substeps)
         mujoco.mj_forward(self.model, self.data)
         self._steps += 1
-        self._held = self._held + 1 if self.task.done(self._situation()) else 0
-        success = self._held >= self.task.hold
+        self._held = self._held + 1 if self.task.rule.done(self._situation()) else 0
+        success = self._held >= self.task.rule.hold
         info = {"success": success, "interventions": dict(self.safety.interventions)}
-        return self._observation(), float(success), success, self._steps >= self.task.limit, info
+        return self._observation(), float(success), success, self._steps >= self.task.rule.limit, info
+
+    def expert_action(self) -> Array:
+        return expert.act(self)
+
+    def camera_for_film(self, pixels: int) -> RayCamera:
+        """The first camera, with square pictures of `pixels`."""
+        camera = self._cameras[0].camera.model_copy(update={"width": pixels, "height": pixels})
+        return RayCamera(camera, self.model, self.perturbation.light)
+
+    def _camera(self, camera: Camera, rng: np.random.Generator) -> RayCamera:
+        axes = look_at(np.array(camera.position), np.array(camera.target))
+        return RayCamera(moved(camera, axes, self.perturbation.camera, rng), self.model, self.perturbation.light)
 
     def _actuate(self, joints: Array, opening: float) -> None:
-        self.data.ctrl[:] = [*joints, opening / 2, opening / 2]
+        self.data.ctrl[:] = controls(self.embodiment, joints, np.array([opening]))
 
     def object_position(self, index: int) -> Array:
         """The centre of object `index` now, m. For experts and for judging; no policy sees it."""
@@ -119,9 +147,28 @@ class TabletopEnv(gymnasium.Env[Observation, Array]):
             float(np.linalg.norm((self.object_position(index) - self._starts[index])[:2]))
             for index in range(1, len(self.things))
         ]
-        return Situation(
+        now = Situation(
             self.tool_position, self.object_position(0), self._starts[0], self.named.half_height, max(moved)
         )
+        if self.task.rule.num_named == 1:
+            return now
+        return replace(
+            now,
+            second=self.object_position(1),
+            second_start=self._starts[1],
+            second_half_height=self.things[1].half_height,
+            side=self.arrangement.side,
+            touched=bool(self.fingers_on(0) or self.fingers_on(1)),
+        )
+
+    def fingers_on(self, index: int) -> set[str]:
+        """Which fingers touch object `index`."""
+        named = self.model.geom(f"object{index}").id
+        touching: set[str] = set()
+        for contact in self.data.contact:
+            if named in contact.geom:
+                touching.update(self.model.geom(int(geom)).name for geom in contact.geom)
+        return touching & {"left_finger", "right_finger"}
 
     def _observation(self) -> Observation:
         state = np.array([*self.data.qpos[: self._joints], self.opening, *self.tool_position], np.float32)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -12,6 +13,16 @@ from kiban.robotics.embodiment import Embodiment
 
 CHANNELS = ("red", "green", "blue")
 LEAST_DEVIATION = 1e-3  # a number that hardly ever changes is not blown up
+
+
+def shrunk(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Means of blocks of `factor` by `factor` pixels of [..., height, width, 3]; what is left at the edges is cut."""
+    if factor == 1:
+        return pixels
+    *rest, height, width, channels = pixels.shape
+    height, width = height // factor, width // factor
+    blocks = pixels[..., : height * factor, : width * factor, :].reshape(*rest, height, factor, width, factor, channels)
+    return np.rint(blocks.mean(axis=(-4, -2), dtype=np.float32)).astype(np.uint8)
 
 
 class Normaliser(BaseModel):
@@ -24,9 +35,10 @@ class Normaliser(BaseModel):
     deviation: tuple[float, ...]
 
     @classmethod
-    def from_stats(cls, names: tuple[str, ...], stats: dict[str, list[Any]]) -> "Normaliser":
-        """From a dataset's statistics of the feature."""
-        mean, deviation = np.ravel(stats["mean"]), np.maximum(np.ravel(stats["std"]), LEAST_DEVIATION)
+    def of(cls, names: tuple[str, ...], values: NDArray[Any]) -> "Normaliser":
+        """That brings `values` [rows, names] to mean 0 and deviation 1."""
+        values = values.astype(np.float64)
+        mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), LEAST_DEVIATION)
         return cls(names=names, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
     def check(self, names: tuple[str, ...], what: str) -> None:
@@ -49,7 +61,7 @@ class Normaliser(BaseModel):
 
 
 class Normalisers(BaseModel):
-    """All that a policy needs: of the state, of the actions, and of each camera's colours."""
+    """All that a policy needs for one robot: of the state, of the actions, and of each camera's colours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,8 +73,8 @@ class Normalisers(BaseModel):
         """Raises KibanError unless the robot's state, action and cameras are those that these were made from."""
         self.state.check(embodiment.state_names, "state")
         self.action.check(embodiment.action.names, "action")
-        cameras = tuple(camera.name for camera in embodiment.cameras)
-        if cameras != tuple(self.images):
+        cameras = [camera.name for camera in embodiment.cameras]
+        if set(cameras) != set(self.images):
             raise KibanError(
                 f"cameras: the policy was trained on ({', '.join(self.images)}), the robot has ({', '.join(cameras)}); "
                 "use the embodiment it was trained for, or train on this one's demonstrations"

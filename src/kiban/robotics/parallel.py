@@ -13,9 +13,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def spread(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
-    """`(item, function(item))` as they are done, in any order, on as many processes as this one may use cores."""
-    workers = min(len(os.sched_getaffinity(0)), len(items)) if hasattr(os, "sched_getaffinity") else 1
+def spread(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """`(item, function(item))` as they are done, in any order, on `processes`, or as many as this one may use cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = min(processes or cores, len(items))
     if workers <= 1:
         for item in items:
             yield item, function(item)

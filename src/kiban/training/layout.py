@@ -1,5 +1,6 @@
 """How training is laid out over ranks: read from a file, and checked before anything is allocated."""
 
+import json
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,7 +41,8 @@ def read_layout(file: Path, ranks: int) -> Layout:
     if unknown:
         raise KibanError(f"{file}: there is no {', '.join(unknown)}; there are {', '.join(sorted(names))}")
     try:
-        layout = TypeAdapter(Layout).validate_python({"gpus": ranks} | table, strict=True)
+        # By way of JSON: from a dict, pydantic's strict mode takes no dataclass.
+        layout = TypeAdapter(Layout).validate_json(json.dumps({"gpus": ranks} | table, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise KibanError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None

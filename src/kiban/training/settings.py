@@ -85,8 +85,8 @@ class TrainingSettings(Settings):
     @field_validator("preset")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(f"there is no preset '{name}'; use one of {', '.join(PRESETS)}")
+        if name not in PRESETS and not name.isdecimal():
+            raise ValueError(f"there is no preset '{name}'; use one of {', '.join(PRESETS)}, or a width such as 192")
         return name
 
     @model_validator(mode="after")
