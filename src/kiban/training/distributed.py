@@ -8,6 +8,7 @@ What stops a run that hangs, from the quickest to the slowest:
 """
 
 import os
+import signal
 import time
 import traceback
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def process_group(timeout_seconds: float) -> Iterator[torch.device]:
         where = _collective_of(error)
         if where is None:
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when a rank dies: first say which
         raise KibanError(_missing(where)) from error
     dist.destroy_process_group()
 

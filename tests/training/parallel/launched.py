@@ -1,5 +1,5 @@
 """What torchrun starts in tests: a tiny model on each rank. With KILL=rank:step a rank kills itself before that step, on
-the first attempt; with HANG it sleeps; with SPOIL its losses are no numbers."""
+the first attempt; with HANG it sleeps."""
 
 import json
 import os
@@ -31,18 +31,12 @@ def wound() -> None:
     def wounded(self: Parallel, tokens_BX: torch.Tensor, *arguments: Any) -> Any:
         nonlocal steps
         steps += 1
-        for what in ("KILL", "HANG", "SPOIL"):
-            if os.environ.get(what) == f"{rank_of_torchrun()}:{steps}" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        for what in ("KILL", "HANG"):
+            now = os.environ.get(what) == f"{rank_of_torchrun()}:{steps}"
+            if now and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 if what == "KILL":
                     os.kill(os.getpid(), signal.SIGKILL)
-                elif what == "HANG":
-                    time.sleep(1000)
-                else:
-                    head = self.model.norm.weight
-                    tokens = backward(self, tokens_BX, *arguments)
-                    self.own_losses[0] = torch.nan
-                    assert head is not None
-                    return tokens | {"loss": torch.tensor(torch.nan)}
+                time.sleep(1000)
         return backward(self, tokens_BX, *arguments)
 
     Parallel.backward = wounded  # type: ignore[method-assign]
@@ -60,7 +54,6 @@ if __name__ == "__main__":
                 folder / "checkpoints", Progress(quiet=True), layout=layout,
             )  # fmt: skip
         if rank_of_torchrun() == 0:
-            torch.save  # noqa: B018
             print("whole", sum(p.numel() for p in run.model.parameters()))
     except KibanError as error:
         print(error, file=sys.stderr, flush=True)

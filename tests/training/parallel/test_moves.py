@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from kiban.model.layout import Layout
-from kiban.training.checkpoint import Checkpoints, Identity, Position
+from kiban.training.checkpoint import MODEL, Checkpoints, Identity, Position, read_tensors
 from kiban.training.optimiser import optimisers
 from kiban.training.parallelize import parallelize
 from tests.training import tiny
@@ -23,8 +23,8 @@ CASE = Case(dtype=torch.float32, optimiser="muon")
 
 
 def stepped(folder: Path, sizes: dict[str, Any], step: int, steps: int) -> tuple[list[float], dict[str, Any]]:
-    """From the checkpoint of `step`, if it is not 0, so many steps under a layout, which are saved. Gives the losses, and
-    the weights at the start."""
+    """From the checkpoint of `step`, if it is not 0, so many steps under a layout, which are saved. Gives the losses,
+    and the weights at the start."""
     parallel = parallelize(CASE.model(), Layout(dist.get_world_size(), **sizes), CASE.length, CASE.rows)
     model = parallel.model
     steppers = optimisers(model, CASE.optimiser, 0.01, 0.1)
@@ -62,14 +62,10 @@ def moved(folder: Path, moves: list[tuple[int, dict[str, Any]]]) -> None:
     ends: dict[str, Any] = {}
     for number, (ranks, sizes) in enumerate(moves):
         found = on_ranks(ranks, stepped, folder / "moved", sizes, 2 * number, 2)
-        if number == 0:
-            ends = {}
-        from kiban.training.checkpoint import MODEL, read_tensors
-
         for _, start in found:
             assert all((start[name] == value).all() for name, value in ends.items() if name in start)
         ends = {n: v.numpy() for n, v in read_tensors(max((folder / "moved").iterdir()), MODEL).items()}
-        losses += found[0][0] if found[0][0][0] else found[-1][0]
+        losses += found[0][0]
     assert losses == pytest.approx(straight, rel=1e-4)
 
 
@@ -122,10 +118,3 @@ def test_a_hung_rank_is_named_within_the_timeout(straight: Path, tmp_path: Path)
     done = launch(tmp_path, {}, SHORT | {"rank_timeout_seconds": 10}, HANG="1:3")
     assert done.returncode != 0
     assert "rank 1 does not answer: killed or hung" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_rank_with_nan_is_named(straight: Path, tmp_path: Path) -> None:
-    (tmp_path / "tokens").symlink_to(straight / "tokens")
-    done = launch(tmp_path, {}, SHORT, SPOIL="1:3")
-    assert "at step 3 on rank 1" in done.stderr
