@@ -198,6 +198,8 @@ def _finite(value: Any) -> Any:
 def _show(
     gathered: "Gathered", law: "Law", back: list["Back"], later: "Next", asked: "Asked", quote: Any, gpus: int
 ) -> None:
+    from kiban.planning.forecast import MOST_REACH
+
     runs = gathered.runs
     sizes = sorted({run.observed.parameters for run in runs})
     amounts = sorted(run.observed.tokens for run in runs)
@@ -219,6 +221,8 @@ def _show(
         print("Backtest: without the largest size too little is left to fit")
     print(f"\nNext, {later.preset} ({later.parameters:.3g} active parameters) on {later.tokens:.3g} tokens, "
           f"{later.times:.2g} times the compute of the largest run:")  # fmt: skip
+    if later.times > MOST_REACH:
+        print(f"  beyond {MOST_REACH:.0f} times the largest run no law is known to hold: train larger ones first")
     print(f"  loss {_told(later.loss)} nats/token, with the same data and vocabulary")
     print(f"  its compute is best spent with {_told(later.best_tokens, '.2g')} tokens")
     if quote is None:

@@ -79,15 +79,16 @@ class Counter(TorchDispatchMode):
 
     @contextmanager
     def counting(self) -> Iterator["Counter"]:
-        """Storages that are resized, as FSDP2 does with gathered weights, count as what they are then. What DTensor
-        tries out on stand-ins of whole tensors, to learn shapes, does not count."""
+        """What FSDP2 gathers it puts into storages that it resizes; gradients that are not summed yet it keeps beside
+        its weights. What DTensor tries out on stand-ins of whole tensors, to learn shapes, does not count."""
+        from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
         from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
         resize, learn = torch.UntypedStorage.resize_, ShardingPropagator._propagate_tensor_meta_non_cached
 
         def counted(storage: Any, size: int) -> Any:
             done = resize(storage, size)
-            self._take(storage, self.phase)
+            self._take(storage, "communication")
             return done
 
         def aside(*args: Any) -> Any:
@@ -97,12 +98,25 @@ class Counter(TorchDispatchMode):
             finally:
                 self._aside = was
 
+        keep, add = FSDPParam.to_accumulated_grad_if_needed, FSDPParam.accumulate_unsharded_grad_if_needed
+
+        def kept(weight: Any, step: Callable[[Any], None] = keep) -> None:
+            step(weight)
+            self.mark([weight.unsharded_accumulated_grad, weight._unsharded_param.grad], "gradients")
+
+        def added(weight: Any) -> None:
+            kept(weight, add)
+
+        FSDPParam.to_accumulated_grad_if_needed = kept  # type: ignore[assignment,method-assign]
+        FSDPParam.accumulate_unsharded_grad_if_needed = added  # type: ignore[assignment,method-assign]
         ShardingPropagator._propagate_tensor_meta_non_cached = aside  # type: ignore[assignment,method-assign]
         torch.UntypedStorage.resize_ = counted  # type: ignore[assignment,method-assign]
         try:
             with self:
                 yield self
         finally:
+            FSDPParam.to_accumulated_grad_if_needed = keep  # type: ignore[method-assign]
+            FSDPParam.accumulate_unsharded_grad_if_needed = add  # type: ignore[method-assign]
             torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
             ShardingPropagator._propagate_tensor_meta_non_cached = learn  # type: ignore[method-assign]
 
