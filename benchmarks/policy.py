@@ -34,7 +34,7 @@ from kiban.robotics.embodiment import load
 from kiban.robotics.examples import Batch, Examples, Frames, Instructions, Recorded, robots_of
 from kiban.robotics.language import Reader
 from kiban.robotics.policy_config import PolicyConfig, PolicyKind
-from kiban.robotics.tasks import INSTRUCTIONS
+from kiban.robotics.stage import INSTRUCTIONS
 from kiban.robotics.train_policy import batch_loss
 from kiban.tokenizer.bpe import Tokenizer
 

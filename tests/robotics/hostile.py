@@ -10,7 +10,20 @@ from kiban.robotics.embodiment import Arm, Embodiment
 
 Array = NDArray[np.float64]
 
+
+class Liar:
+    """Says that it is an array, and is not."""
+
+    def __array__(self, *arguments: Any, **named: Any) -> Array:
+        raise RuntimeError("no")
+
+
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+
 STRANGE: list[Any] = [
+    Liar(),
+    ITSELF,
     None,
     "前へ",
     [],

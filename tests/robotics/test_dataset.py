@@ -1,11 +1,14 @@
 """Both layouts, with images and with videos: what is written is read back, whole, by episode, or shuffled, and turned
 into the other layout and back without loss."""
 
+import datetime
+import io
 import json
 from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,11 +16,12 @@ from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.artifacts.rights import Rights
 from kiban.robotics import lerobot_v3, video
-from kiban.robotics.conversion import convert
+from kiban.robotics.conversion import WRITERS, convert
 from kiban.robotics.dataset import Dataset
-from kiban.robotics.dataset_terms import Terms
-from kiban.robotics.features import COUNTERS, encode
+from kiban.robotics.dataset_terms import Terms, require
+from kiban.robotics.features import COUNTERS, Episode, encode, pixel_levels
 from kiban.robotics.layout import LAYOUTS, V3, V21
+from tests.commands import error_of
 from tests.robotics import small_datasets as datasets
 from tests.robotics.small_datasets import FRONT, LENGTHS, TASKS, WRIST
 
@@ -214,7 +218,54 @@ def test_datasets_are_joined_under_what_all_their_terms_grant(tmp_path: Path) ->
         convert([tmp_path / "ours", tmp_path / "theirs"], tmp_path / "no", V3, narrow, QUIET)
 
 
+def test_terms_are_asked_before_a_dataset_is_used(tmp_path: Path) -> None:
+    datasets.write(tmp_path / "set")
+    require(tmp_path / "set", "pretrain")
+    Terms(rights=Rights(uses=frozenset({"evaluate"}))).write(tmp_path / "set")
+    with pytest.raises(KibanError, match="do not grant 'pretrain'; they grant evaluate"):
+        require(tmp_path / "set", "pretrain")
+    long_ago = datetime.date(2020, 1, 1)
+    Terms(rights=Rights(expires=long_ago)).write(tmp_path / "set")
+    with pytest.raises(KibanError, match="do not grant 'pretrain'.* until 2020-01-01"):
+        require(tmp_path / "set", "pretrain")
+    error = error_of("robot", "train", tmp_path / "set", "--language", tmp_path, "--out", tmp_path / "out")
+    assert "do not grant 'pretrain'" in error
+    with pytest.raises(KibanError, match="carries terms of its own"):
+        convert([tmp_path / "set"], tmp_path / "no", V3, Terms(), QUIET)
+    (tmp_path / "set/meta/kiban.json").unlink()
+    require(tmp_path / "set", "pretrain")
+
+
 def test_an_odd_camera_is_refused_as_a_video() -> None:
     features = {FRONT: datasets.video(31, 32, 20)}
     with pytest.raises(KibanError, match="31x32: a video needs even sides"):
         encode(features, {FRONT: np.zeros((2, 31, 32, 3), np.uint8)}, "赤い箱を押して")
+
+
+def test_what_lerobot_encodes_is_cut_and_joined_too(tmp_path: Path) -> None:
+    """AV1 with two frames to a key frame, as lerobot's recorder has it by default."""
+    writer = WRITERS[V3](tmp_path / "set", {FRONT: datasets.video(64, 64, 20)}, 20, "test-arm")
+    for length in (6, 9):
+        frames = np.repeat(datasets.frames(length, length)[WRIST], 2, axis=1).repeat(2, axis=2)
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format="mp4") as container:
+            stream = container.add_stream("libsvtav1", rate=20, options={"g": "2", "crf": "30", "preset": "12"})
+            stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode())
+        table = pa.table({"task": ["赤い箱を押して"] * length})
+        writer.add(Episode(table, {FRONT: buffer.getvalue()}, {FRONT: pixel_levels(frames)}))
+    writer.finish()
+    convert([tmp_path / "set"], tmp_path / "cut", V21, None, QUIET)
+    convert([tmp_path / "cut"], tmp_path / "again", V3, None, QUIET)
+    first, cut, again = (Dataset(tmp_path / name) for name in ("set", "cut", "again"))
+    shown = first.frames(FRONT)
+    assert len(shown) == 15 and np.array_equal(shown, cut.frames(FRONT)) and np.array_equal(shown, again.frames(FRONT))
+    assert np.array_equal(first.episode(1, [FRONT])[FRONT], shown[6:])
+    name = f"videos/{FRONT}/chunk-000/file-000.mp4"
+    assert packets(tmp_path / "set" / name) == packets(tmp_path / "again" / name)
+    with pytest.raises(KibanError, match="encoded otherwise than the episodes before it"):
+        joined = video.Joined(tmp_path / "mixed.mp4")
+        joined.append(buffer.getvalue(), "one")
+        joined.append(video.encode(frames, 20), "two")

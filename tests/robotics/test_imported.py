@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kiban.artifacts.errors import KibanError
@@ -147,3 +149,18 @@ def test_another_robots_dataset_is_refused(tmp_path: Path, recorded: Path) -> No
     info.write_text(json.dumps(content))
     with pytest.raises(KibanError, match="no camera 'wrist', which tabletop-arm has; it has front"):
         made(tmp_path, recorded)
+
+
+def test_a_spoilt_dataset_is_refused_and_leaves_nothing(tmp_path: Path, recorded: Path) -> None:
+    shutil.copytree(recorded, tmp_path / "pushes")
+    path = tmp_path / "pushes/data/chunk-000/episode_000001.parquet"
+    table = pq.read_table(path)
+    rows = table["observation.state"].to_pylist()
+    rows[2][7] = float("nan")
+    where = table.schema.get_field_index("observation.state")
+    pq.write_table(table.set_column(where, "observation.state", pa.array(rows, pa.list_(pa.float32(), 10))), path)
+    with pytest.raises(
+        KibanError, match=r"episode_000001.parquet: episode 1: 'observation.state' \(tool.x\) is nan at"
+    ):
+        made(tmp_path, recorded)
+    assert not list((tmp_path / ".kiban/artifacts").rglob("*.parquet"))

@@ -26,13 +26,13 @@ from kiban.robotics.agent import (
     load_policy,
     save_policy,
 )
-from kiban.robotics.demonstrations import ACTION, IMAGES, STATE
 from kiban.robotics.distil import distillation_loss, expert_parameters
 from kiban.robotics.embodiment import Embodiment
 from kiban.robotics.environment import TabletopEnv
 from kiban.robotics.examples import Batch, Examples, Frames, Instructions, Recorded, robots_of
+from kiban.robotics.features import ACTION, IMAGES, STATE, Feature, encode, image
 from kiban.robotics.language import DEPTHS, Reader
-from kiban.robotics.lerobot_v3 import DatasetWriter, Feature, encode, image
+from kiban.robotics.lerobot_v3 import DatasetWriter
 from kiban.robotics.normaliser import CHANNELS, Normaliser, Normalisers, shrunk
 from kiban.robotics.policy import Policy
 from kiban.robotics.policy_config import CameraShape, PolicyConfig, PolicyKind, RobotShape

@@ -337,6 +337,7 @@ def test_every_intervention_is_a_line(tmp_path: Path) -> None:
     filtered.command([0.5, np.nan, np.inf, 0.08])
     filtered.command([0.5, 0.0, 0.0, 0.08])
     filtered.command("右へ")
+    filtered.command([10**400, 0.0, 0.0, 0.0])
     filtered.stop("button")
     filtered.command([0.0, 0.0, 0.0, 0.08])
     filtered.release("checked")
@@ -349,6 +350,7 @@ def test_every_intervention_is_a_line(tmp_path: Path) -> None:
     assert [row["reasons"] for row in rows] == [
         ["refused"],
         ["action"],
+        ["refused"],
         ["refused"],
         ["stop: button"],
         ["stopped"],

@@ -453,14 +453,14 @@ def test_sigterm_lets_what_is_at_work_finish(folder: Path, agent: Agent, tmp_pat
     secret = tmp_path / "token"
     secret.write_text(f"{TOKEN}\n")
     secret.chmod(0o600)
-    process, address = started(folder, "--token-file", str(secret), "--deadline-ms", "5000")
+    process, address = started(folder, "--token-file", str(secret), "--deadline-ms", "20000")
     answers, gone = [], threading.Event()
 
     def ask() -> None:
         with PolicyClient(address, agent.embodiment, TOKEN) as client:
             try:
                 while True:
-                    answers.append(client.infer(look(agent.embodiment), SENTENCE))
+                    answers.append(client.infer(look(agent.embodiment), SENTENCE, deadline_ms=20_000))
             except (AnswerError, SilenceError) as error:
                 assert "stops" in str(error) or "stopping" in str(error) or "1001" in str(error), error
                 gone.set()

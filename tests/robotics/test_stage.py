@@ -20,9 +20,11 @@ from kiban.artifacts.progress import Progress
 from kiban.artifacts.rights import USES, Rights
 from kiban.artifacts.stage import Outcome, Settings, stage
 from kiban.artifacts.store import Artifact, Store
+from kiban.cli.robot_collect import as_far_as_the_policy
 from kiban.programme.runner import Node, make, plan
 from kiban.robotics import demonstrations as demos
 from kiban.robotics.dataset import Dataset
+from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.demonstrations import Request as Recording
 from kiban.robotics.demonstrations import collect, record
 from kiban.robotics.embodiment import Embodiment, load
@@ -171,7 +173,7 @@ def test_robot_collect_writes_a_dataset(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValidationError, match="there is no such robot; use one of .*tabletop-arm"):
         RobotSettings(embodiment="asimo")
-    with pytest.raises(ValidationError, match="Input should be 'reach', 'push' or 'pick'"):
+    with pytest.raises(ValidationError, match="Input should be 'reach', 'push'"):
         RobotSettings(tasks=("dance",))
 
 
@@ -223,6 +225,17 @@ def test_a_policy_demonstrates_and_only_what_succeeds_is_kept(
     assert (action >= np.array(embodiment.action.lower) - 1e-6).all() and np.ptp(action[:, :3]) > 0
     error = error_of("robot", "collect", tmp_path / "new", "--by", "policy")
     assert "--policy and --by policy go together" in error
+
+
+def test_what_a_policy_demonstrates_may_be_used_as_far_as_the_policy(made: dict[str, Artifact], tmp_path: Path) -> None:
+    shutil.copytree(made["policy"].path, tmp_path / "policy")
+    manifest = json.loads((tmp_path / "policy/manifest.json").read_text())
+    manifest["rights"] |= {"uses": ["evaluate", "pretrain"], "obligations": ["attribution:plant"]}
+    (tmp_path / "policy/manifest.json").write_text(json.dumps(manifest))
+    ours = Terms(rights=Rights(uses=frozenset({"pretrain", "serve"})))
+    terms = as_far_as_the_policy(ours, tmp_path / "policy")
+    assert terms.rights.uses == {"pretrain"} and terms.rights.obligations == {"attribution:plant"}
+    assert terms.made == {"from": {"test/policy": made["policy"].address}}
 
 
 def test_an_episode_depends_on_its_request_alone(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.robotics.agent import load_policy, reader_of
-from kiban.robotics.demonstrations import ACTION, IMAGES, STATE
 from kiban.robotics.examples import Frames, Recorded, robots_of
+from kiban.robotics.features import ACTION, IMAGES, STATE, Feature, encode, image
 from kiban.robotics.language import Reader
-from kiban.robotics.lerobot_v3 import DatasetWriter, Feature, encode, image
+from kiban.robotics.lerobot_v3 import DatasetWriter
 from kiban.robotics.stage import PolicySettings
 from kiban.robotics.train_policy import Sizes, train_from
 from tests.commands import error_of, kiban, kiban_json

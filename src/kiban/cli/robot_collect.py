@@ -26,12 +26,13 @@ LayoutOption = Annotated[Layout, typer.Option(help="v3.0, or v2.1 as GR00T wants
 
 def collect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the dataset goes; must not exist.")],
-    task: Annotated[list[str] | None, typer.Option(help="Repeatedly; reach if not given.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Repeatedly; the suite's all, or else reach.")] = None,
+    suite: Annotated[str | None, typer.Option(help="tabletop or mt50-ja: its robot, and all its tasks.")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many of each task.")] = 10,
     by: Annotated[By, typer.Option(help="Who demonstrates.")] = "expert",
     policy: Annotated[Path | None, typer.Option(help="With --by policy: a programme, or a policy's folder.")] = None,
-    device: Annotated[Path, typer.Option(help="With --by gamepad: its events.")] = Path("/dev/input/js0"),
-    embodiment: Annotated[str, typer.Option(help="Which robot.")] = "tabletop-arm",
+    device: Annotated[Path | None, typer.Option(help="With --by gamepad: its events, if not /dev/input/js0.")] = None,
+    embodiment: Annotated[str | None, typer.Option(help="Which robot; tabletop-arm if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Other objects, other places, other sentences.")] = 0,
     video: Annotated[bool, typer.Option(help="Pictures as mp4 (with loss) in place of PNG.")] = False,
     layout: LayoutOption = "v3.0",
@@ -47,25 +48,34 @@ def collect(
     from kiban.robotics.demonstrations import Actor
     from kiban.robotics.demonstrations import collect as record_all
     from kiban.robotics.embodiment import load
+    from kiban.robotics.suites import suite as suite_of
 
     if folder.exists():
         raise KibanError(f"{folder}: is there already; name a folder that is not")
     if (by == "policy") != (policy is not None):
         raise KibanError("--policy and --by policy go together: name the policy that is to demonstrate")
+    if device is not None and by != "gamepad":
+        raise KibanError("--device is for --by gamepad; leave it out")
     terms = _terms(partner, licence, use, folder.name) or Terms()
-    robot, tasks = load(embodiment), tuple(dict.fromkeys(task or ["reach"]))
+    if suite is not None and embodiment is not None:
+        raise KibanError("--suite and --embodiment: a suite has its robot; give one of them")
+    chosen = suite_of(suite) if suite is not None else None
+    robot = load(chosen.embodiment if chosen else embodiment or "tabletop-arm")
+    tasks = tuple(dict.fromkeys(task or (chosen.groups if chosen else ["reach"])))
     _check_tasks(robot.name, tasks)
     scratch = folder.parent / f".{folder.name}.recording"
     whole, work = scratch / "dataset", scratch / "episodes"
     _clear(whole)
     if by in ("keyboard", "gamepad"):
-        _record_by_hand(robot.name, tasks, episodes, seed, by, device, video, layout, terms, whole, work)
+        events = device or Path("/dev/input/js0")
+        _record_by_hand(robot.name, tasks, episodes, seed, by, events, video, layout, terms, whole, work)
     else:
         actor = Actor()
         if policy is not None:
             from kiban.cli.robot import policy_and_language
 
-            actor = Actor(*map(str, policy_and_language(policy)))
+            trained, language = policy_and_language(policy)
+            actor, terms = Actor(str(trained), str(language)), as_far_as_the_policy(terms, trained)
         record_all(robot, tasks, episodes, seed, whole, work, Progress(), actor, video, layout, terms)
     whole.rename(folder)
     _clear(scratch)
@@ -136,6 +146,21 @@ def _terms(partner: str | None, licence: str | None, use: list[str] | None, name
         raise KibanError(f"--use {unknown[0]}: is not known; uses are {', '.join(USES)}")
     rights = Rights(uses=frozenset(use), obligations=obligations_of(licence, name))
     return Terms(partners=(partner,), licences=(licence,), rights=rights)
+
+
+def as_far_as_the_policy(terms: "Terms", policy: Path) -> "Terms":
+    """What a policy demonstrates may be used for what the policy may be used for, and no more."""
+    from kiban.artifacts.manifest import MANIFEST
+    from kiban.artifacts.rights import meet
+    from kiban.artifacts.store import read_artifact
+    from kiban.robotics.dataset_terms import Terms
+
+    if not (policy / MANIFEST).exists():  # of `kiban robot train`, which says nothing of rights
+        return terms
+    artifact = read_artifact(policy)
+    made = {"from": {artifact.name: artifact.address}}
+    rights = meet([terms.rights, artifact.rights])
+    return Terms(partners=terms.partners, licences=terms.licences, rights=rights, made=made)
 
 
 def _check_tasks(embodiment: str, tasks: tuple[str, ...]) -> None:

@@ -55,6 +55,7 @@ def train(
     except ValidationError as error:
         raise KibanError("--" + error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     from kiban.robotics.agent import DESCRIPTION
+    from kiban.robotics.dataset_terms import require
     from kiban.robotics.inspection import check
     from kiban.robotics.train_policy import Sizes, keep_language, train_from
 
@@ -63,6 +64,7 @@ def train(
     sizes = Sizes(chunk=chunk, pixels=pixels, vision_blocks=vision_blocks, width=width, layers=layers)
     progress = Progress()
     for folder in dataset:
+        require(folder, "pretrain")
         check(folder, progress)
     trained = train_from(settings, dataset, (), language, _address_of(language), out, out / WORK, progress, sizes)
     keep_language(language, out)

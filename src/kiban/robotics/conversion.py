@@ -40,6 +40,10 @@ def convert(sources: Sequence[Path], folder: Path, layout: str, given: Terms | N
             raise KibanError(
                 f"{other.folder}: '{min(names)}' is not as in {first.folder}; datasets to be joined must agree"
             )
+    if given is not None and all(dataset.terms is not None for dataset in datasets):
+        raise KibanError(
+            f"{first.folder}: carries terms of its own; --partner, --licence and --use are for those without"
+        )
     terms = joined({dataset.folder: dataset.terms or given for dataset in datasets})
     if terms is not None and len(datasets) == 1 and first.terms is not None:
         terms = first.terms  # the same data in another layout

@@ -45,6 +45,15 @@ def read(folder: Path) -> Terms | None:
         raise KibanError(f"{path}: {where}: {first['msg']}; restore it") from None
 
 
+def require(folder: Path, use: str) -> None:
+    """Raises KibanError if the dataset carries terms that do not grant `use`. Of one without, its user knows."""
+    terms = read(folder)
+    if terms is not None and not terms.rights.allows(use):
+        granted = ", ".join(sorted(terms.rights.uses)) or "nothing"
+        until = f" until {terms.rights.expires}" if terms.rights.expires else ""
+        raise KibanError(f"{folder}: its terms ({TERMS}) do not grant '{use}'; they grant {granted}{until}")
+
+
 def joined(terms: Mapping[Path, Terms | None]) -> Terms | None:
     """Those of a dataset made from `terms`' keys: what all of them grant. None if none of them carries any.
 

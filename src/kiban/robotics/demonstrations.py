@@ -18,10 +18,7 @@ from kiban.robotics import embodiment as embodiments
 from kiban.robotics import recording
 from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.embodiment import Embodiment
-from kiban.robotics.features import ACTION as ACTION
-from kiban.robotics.features import IMAGES as IMAGES
-from kiban.robotics.features import STATE as STATE
-from kiban.robotics.features import Feature, encode, image, video
+from kiban.robotics.features import ACTION, IMAGES, STATE, Feature, encode, image, video
 from kiban.robotics.layout import V3
 from kiban.robotics.parallel import spread
 from kiban.robotics.seeds import DEMONSTRATIONS, episode_seed
@@ -110,7 +107,8 @@ def collect(
             bar.advance()
     frames = attempts = 0
     paths = [request.path for request in requests]
-    features, terms = features_of(embodiment, videos), (terms or Terms()).model_copy(update={"made": made})
+    features, given = features_of(embodiment, videos), terms or Terms()
+    terms = given.model_copy(update={"made": made | given.made})
     for episode, notes in recording.finish(paths, folder, features, embodiment.fps, embodiment.name, layout, terms):
         frames += len(episode)
         attempts += notes["attempts"]

@@ -86,14 +86,16 @@ class Recorded:
         features = {
             name: IMAGES + name if IMAGES + name in dataset.features else "observation." + name for name in cameras
         }
-        mapped = {c.name: _mapped(dataset, features[c.name], c, work / f"{c.name}.uint8") for c in shapes}
+        mapped = {c.name: _mapped(dataset, features[c.name], c, work / f"{c.name}-{c.shrink}.uint8") for c in shapes}
         task, episode = (dataset.frames(name)[:, 0] for name in ("task_index", "episode_index"))
         return cls(folder, robot, names[0], names[1], dataset.tasks, mapped, state, action, task, episode)
 
 
 def _names(dataset: Dataset, name: str) -> tuple[str, ...]:
     feature = dataset.features[name]
-    return feature.names or tuple(f"{name.rsplit('.', 1)[-1]}.{index}" for index in range(feature.shape[0]))
+    if feature.names is not None and len(feature.names) == feature.shape[0]:
+        return feature.names
+    return tuple(f"{name.rsplit('.', 1)[-1]}.{index}" for index in range(feature.shape[0]))
 
 
 def _vectors(dataset: Dataset, folder: Path, name: str) -> NDArray[np.float32]:

@@ -7,13 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kiban.artifacts.files import write_json
-from kiban.robotics.dataset import Dataset
-from kiban.robotics.features import COUNTERS, Episode, Feature, encode, image
+from kiban.robotics.features import Episode
 from kiban.robotics.layout import DATA_V3, V3, VIDEO_V3
 from kiban.robotics.video import Joined
 from kiban.robotics.writer import Writer
-
-__all__ = ["COUNTERS", "Dataset", "DatasetWriter", "Feature", "encode", "image"]
 
 # A file is closed above these sizes; a chunk is a folder of that many files. lerobot's own values.
 FILE_MB, VIDEO_MB, CHUNK_FILES = 100, 200, 1000

@@ -138,7 +138,7 @@ def cut(source: Source, first: int, count: int, what: str) -> bytes:
                 "or they do not begin with a key frame"
             )
         with av().open(buffer, "w", format="mp4") as out:
-            copied = out.add_stream_from_template(stream)
+            copied = out.add_stream_from_template(stream, opaque=True)
             for packet in packets:
                 packet.pts -= start
                 packet.dts -= start
@@ -164,7 +164,7 @@ class Joined:
             context = stream.codec_context
             encoding = (context.name, context.extradata, stream.time_base, stream.average_rate)
             if self._stream is None:
-                self._stream = self._container.add_stream_from_template(stream)
+                self._stream = self._container.add_stream_from_template(stream, opaque=True)
                 self._stream.time_base = stream.time_base
                 self._encoding = encoding
             if encoding != self._encoding:

@@ -151,18 +151,18 @@ def parallelize(
         KibanError: if they do not divide, naming the size.
     """
     check_layout(model.config, layout, length, batch)
-    with unset_fake_temporarily():  # the ranks' numbers are real
+    with unset_fake_temporarily():  # meshes are made of real numbers; weights that are fake stay it
         mesh = meshes(layout, device)
-    stages = stages_of(model.config, layout.pipeline * layout.virtual)
-    cut(model, stages, mesh.ranks.get_local_rank("pipeline"), layout.pipeline)
-    for moe in (module for module in model.modules() if isinstance(module, MoE)):
-        if balanced:
-            _force_balance(moe.gate)
-        if layout.expert > 1:
-            _split_experts(moe, mesh.sparse["expert"], balanced)
-    split = Tensors(mesh.split["tensor"]).apply(model) if layout.tensor > 1 else []
-    if layout.gpus > layout.pipeline:
-        _shard(model, layout, mesh, split)
+        stages = stages_of(model.config, layout.pipeline * layout.virtual)
+        cut(model, stages, mesh.ranks.get_local_rank("pipeline"), layout.pipeline)
+        for moe in (module for module in model.modules() if isinstance(module, MoE)):
+            if balanced:
+                _force_balance(moe.gate)
+            if layout.expert > 1:
+                _split_experts(moe, mesh.sparse["expert"], balanced)
+        split = Tensors(mesh.split["tensor"]).apply(model) if layout.tensor > 1 else []
+        if layout.gpus > layout.pipeline:
+            _shard(model, layout, mesh, split)
     for attention in (module for module in model.modules() if isinstance(module, Attention)):
         attention.scale_rows = _scale_rows  # type: ignore[method-assign]
     context = Context(length, mesh.ranks["context"].get_group() if layout.context > 1 else None)
@@ -233,6 +233,7 @@ def _shard(model: Transformer, layout: Layout, mesh: Meshes, split: list[list[nn
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale a sum on its way, not even by 1
 
 
 def _across(parameter: nn.Parameter) -> Shard | None:
