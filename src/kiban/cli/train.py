@@ -67,6 +67,10 @@ def train(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="What kiban plan search --write wrote: model, batch, precision.")
     ] = None,
+    layout_file: Annotated[
+        Path | None,
+        typer.Option("--layout", help="How several ranks share the work (docs/scale-out.md); with torchrun."),
+    ] = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="Start from these weights (Hugging Face layout), not from the seed.")
     ] = None,
@@ -81,12 +85,14 @@ def train(
     """Trains outside a programme. Interrupt it and run it again: it goes on. SIGTERM saves, and the exit code is 0.
 
     Example: kiban train --preset nano --data packed --steps 100 --json-log log.jsonl --set on_spike=skip
+    On several ranks: torchrun --nproc-per-node 2 -m kiban.training --data packed --steps 100 --layout layout.toml
     """
     from kiban.model.hf_config import read_config
     from kiban.model.presets import preset as config_of
     from kiban.planning.plan_file import read_plan
     from kiban.tokenizer.bpe import Tokenizer
     from kiban.tokenizer.packing import TokenStore
+    from kiban.training.distributed import rank_of_torchrun, started_by_torchrun
     from kiban.training.interrupts import Stopped
     from kiban.training.loop import Watching
     from kiban.training.loop import train as run
@@ -108,7 +114,10 @@ def train(
     elif steps is None:
         raise KibanError("--steps: say how many, or give a --plan")
     settings = _settings(chosen)
-    store, progress = TokenStore.open(data), Progress()
+    first = rank_of_torchrun() == 0
+    if layout_file and not started_by_torchrun():
+        raise KibanError(f"--layout {layout_file}: start the ranks with torchrun -m kiban.training")
+    store, progress = TokenStore.open(data), Progress(quiet=not first)
     if plan_file and plan:
         config = _planned_model(plan, plan_file, store.vocab_size, progress)
     else:
@@ -132,10 +141,20 @@ def train(
         profile=to / "trace.json.gz" if profile else None,
     )
     try:
-        if words is not None:  # with the run from its first checkpoint on, which can be exported too
+        if words is not None and first:  # with the run from its first checkpoint on, which can be exported too
             to.mkdir(parents=True, exist_ok=True)
             words.save(to)
-        done = run(config, store, settings, log, checkpoints, progress, start, watching)
+        if started_by_torchrun():
+            from kiban.training.distributed import process_group
+            from kiban.training.layout import layout_of_ranks
+
+            with process_group(settings.rank_timeout_seconds):
+                layout = layout_of_ranks(layout_file)
+                done = run(config, store, settings, log, checkpoints, progress, start, watching, layout)
+        else:
+            done = run(config, store, settings, log, checkpoints, progress, start, watching)
+        if not first:
+            return
         write_run(done, words, to)
     except Stopped as stopped:
         if stopped.signal != signal.SIGTERM:

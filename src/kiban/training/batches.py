@@ -26,13 +26,16 @@ class Batches:
                 "add text, or lower sequence_length in [training]"
             )
 
-    def tokens(self, step: int) -> Tensor:
-        """int64 [batch_sequences, length + 1].
+    def tokens(self, step: int, wanted: range | None = None) -> Tensor:
+        """int64 [batch_sequences, length + 1], or `wanted` of these rows.
 
         Raises:
             KibanError: if a token is none of the vocabulary that the data names.
         """
-        rows = [self.data.window(i * self.length, self.length + 1) for i in self._sequences(step)]
+        sequences = self._sequences(step)
+        if wanted is not None:
+            sequences = [sequences[row] for row in wanted]
+        rows = [self.data.window(i * self.length, self.length + 1) for i in sequences]
         tokens_BX = np.stack(rows)
         if tokens_BX.max() >= self.data.vocab_size:
             raise KibanError(

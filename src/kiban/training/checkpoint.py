@@ -6,6 +6,7 @@ The weights are `model.<name>`, the optimiser's moments `optimiser.<name>/<momen
 whole tensors, so that a run saved under one layout can be resumed under another. Nothing is pickled.
 """
 
+import errno
 import shutil
 import threading
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -26,6 +28,8 @@ from torch.optim import Optimizer
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import fsync_folder, read_json, write_json
 from kiban.artifacts.hashing import canonical_json, sha256_bytes, sha256_file
+from kiban.model.config import ModelConfig
+from kiban.model.transformer import Transformer
 
 STATE = "state.json"
 MODEL, OPTIMISER = "model.", "optimiser."
@@ -57,10 +61,18 @@ class Identity:
 
 
 class Checkpoints:
-    """Those of one run, in `folder`. The newest `keep` stay, and all that were saved as permanent."""
+    """Those of one run, in `folder`. The newest `keep` stay, and all that were saved as permanent. Of several ranks,
+    which share the folder, each saves and loads what it has: `group` is theirs, for nothing else, and speaks gloo."""
 
-    def __init__(self, folder: Path, identity: Identity, keep: int, say: Callable[[str], None]) -> None:
-        self.folder, self.identity, self.keep, self.say = folder, identity, keep, say
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        keep: int,
+        say: Callable[[str], None],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.folder, self.identity, self.keep, self.say, self.group = folder, identity, keep, say, group
         self._writing: threading.Thread | None = None
         self._failed: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,18 +107,41 @@ class Checkpoints:
             KibanError: if it is of another run, naming what differs.
         """
         self._settle()
+        path = self.folder / f"step-{step:08d}" if (step := self._agreed(self._newest())) >= 0 else None
+        if path is None:
+            return None
+        state = read_json(path / STATE)
+        position, standing = Position(**state["position"]), Identity(**state["identity"])
+        _check_same(path, standing, self.identity)
+        _load(path, model, optimisers)
+        return position
+
+    def whole_model(self, config: ModelConfig) -> Transformer:
+        """That of the newest checkpoint, on the CPU, whatever layout saved it."""
+        model = Transformer(config)
+        model.load_state_dict(read_tensors(_folders(self.folder)[-1], MODEL))
+        return model
+
+    def _newest(self) -> int:
+        """The step of the newest whole checkpoint; -1 if there is none, or if another rank looks."""
+        if self.group is not None and self.group.rank() > 0:
+            return -1
         for path in reversed(_folders(self.folder)):
             try:
                 state = check(path)
-                position, standing = Position(**state["position"]), Identity(**state["identity"])
+                Identity(**state["identity"])
+                return Position(**state["position"]).step
             except (KibanError, KeyError, TypeError, OSError) as error:
                 self.say(f"checkpoint {path.name} is damaged and passed over ({error})")
-                continue
-            _check_same(path, standing, self.identity)
-            model.load_state_dict(read_tensors(path, MODEL))
-            _restore_moments(model, optimisers, read_tensors(path, OPTIMISER))
-            return position
-        return None
+        return -1
+
+    def _agreed(self, number: int) -> int:
+        """The largest number over the ranks."""
+        if self.group is None:
+            return number
+        largest = torch.tensor([number])
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self.group)
+        return int(largest.item())
 
     def _settle(self) -> None:
         if self._writing is not None:
@@ -114,16 +149,26 @@ class Checkpoints:
             self._writing = None
 
     def _write(self, tensors: dict[str, Tensor], position: Position, permanent: bool) -> None:
-        """Writes under another name, fsyncs, renames; then forgets what need not stay."""
+        """Writes under another name, fsyncs, renames; then forgets what need not stay. Of several ranks the first does
+        all but the writing of shards."""
         final = self.folder / f"step-{position.step:08d}"
         temporary = self.folder / f".{final.name}.tmp"
+        first = self.group is None or self.group.rank() == 0
         try:
-            for abandoned in self.folder.glob(".step-*.tmp"):
-                shutil.rmtree(abandoned)
-            temporary.mkdir()
-            files = {name: 1 if name.startswith(MODEL) else 2 for name in tensors}
-            writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=files, save_distributed=True)
-            save(tensors, storage_writer=writer, no_dist=True)
+            failed: OSError | None = None
+            if first:
+                try:
+                    for abandoned in self.folder.glob(".step-*.tmp"):
+                        shutil.rmtree(abandoned)
+                    temporary.mkdir()
+                except OSError as error:
+                    failed = error
+            if self._agreed(int(failed is not None)):
+                raise failed or OSError(errno.EIO, "the first rank could not make the folder")
+            writer = HuggingFaceStorageWriter(str(temporary), fqn_to_index_mapping=_Files(), save_distributed=True)
+            save(tensors, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
+            if not first:
+                return
             digests = {path.name: sha256_file(path) for path in temporary.glob("*.safetensors")}
             state = {"position": asdict(position), "identity": asdict(self.identity), "sha256": digests}
             write_json(temporary / STATE, state | {"permanent": permanent})
@@ -133,8 +178,19 @@ class Checkpoints:
             for old in [path for path in _folders(self.folder) if not _permanent(path)][: -self.keep]:
                 shutil.rmtree(old)
         except BaseException as error:  # whatever it is: nobody sees what is raised in a thread
-            shutil.rmtree(temporary, ignore_errors=True)
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
             self._failed = _cause(error, final)
+
+
+class _Files(dict[str, int]):
+    """In which of two files a tensor goes. No rank knows the names of all."""
+
+    def __init__(self) -> None:
+        super().__init__({MODEL: 1, OPTIMISER: 2})
+
+    def __missing__(self, name: str) -> int:
+        return 1 if name.startswith(MODEL) else 2
 
 
 def check(path: Path) -> dict[str, Any]:
@@ -218,10 +274,25 @@ def _moments(model: nn.Module, optimisers: list[Optimizer]) -> dict[str, Tensor]
     }
 
 
-def _restore_moments(model: nn.Module, optimisers: list[Optimizer], named: dict[str, Tensor]) -> None:
+def _load(path: Path, model: nn.Module, optimisers: list[Optimizer]) -> None:
+    """Into the model and its optimisers, as much as is here."""
     parameters = dict(model.named_parameters())
     holder = {p: optimiser for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]}
-    for key, value in named.items():
-        name, _, moment = key.rpartition("/")
+    tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    held = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    moments: list[tuple[nn.Parameter, str, Tensor]] = []
+    for key, found in held.items():
+        name, _, moment = key.removeprefix(OPTIMISER).rpartition("/")
+        if not key.startswith(OPTIMISER) or name not in parameters or not isinstance(found, TensorStorageMetadata):
+            continue
         parameter = parameters[name]
-        holder[parameter].state.setdefault(parameter, {})[moment] = value.to(parameter.device)
+        value = (
+            torch.zeros_like(parameter, dtype=found.properties.dtype)
+            if found.size == parameter.shape
+            else torch.zeros(found.size, dtype=found.properties.dtype, device=parameter.device)
+        )
+        tensors[key] = value
+        moments.append((parameter, moment, value))
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    for parameter, moment, value in moments:
+        holder[parameter].state.setdefault(parameter, {})[moment] = value.detach()

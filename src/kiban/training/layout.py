@@ -54,6 +54,14 @@ def read_layout(file: Path, ranks: int) -> Layout:
     return layout
 
 
+def layout_of_ranks(file: Path | None) -> Layout:
+    """That of a file for the ranks that there are; without one, they share weights and rows (FSDP)."""
+    import torch.distributed as dist
+
+    ranks = dist.get_world_size()
+    return read_layout(file, ranks) if file else Layout(ranks, shard=3)
+
+
 def check_layout(config: ModelConfig, layout: Layout, length: int, batch: int) -> None:
     """`length` of a sequence in tokens, `batch` in sequences.
 

@@ -16,21 +16,24 @@ from kiban.artifacts.files import write_atomic
 
 
 class StepLog:
-    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them.
+    """Appends to `path`, after the lines of the first `steps` steps. `records` holds all of them. With `writes` false
+    (on all ranks but one) the file stays as it is.
 
     Raises:
         KibanError: if lines of those steps are missing.
     """
 
-    def __init__(self, path: Path, steps: int) -> None:
+    def __init__(self, path: Path, steps: int, writes: bool = True) -> None:
         self.records = _whole_lines(path)[:steps]
         if [record["step"] for record in self.records] != list(range(1, steps + 1)):
             raise KibanError(
                 f"{path}: does not hold the lines of steps 1 to {steps}, after which the checkpoint goes on; "
                 "restore it, or delete the checkpoints to start anew"
             )
-        write_atomic(path, "".join(map(_line, self.records)))
-        self._file = path.open("a", encoding="utf-8")
+        if writes:
+            write_atomic(path, "".join(map(_line, self.records)))
+        self._file = Path(path if writes else os.devnull).open("a", encoding="utf-8")
+        self._writes = writes
 
     def append(self, record: dict[str, Any]) -> None:
         self.records.append(record)
@@ -39,7 +42,8 @@ class StepLog:
 
     def sync(self) -> None:
         """On disk: what a checkpoint relies on."""
-        os.fsync(self._file.fileno())
+        if self._writes:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "StepLog":
         return self

@@ -9,22 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.model.config import ModelConfig
 from kiban.model.hf import load_into
+from kiban.model.layout import Layout
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.packing import TokenStore
 from kiban.training.batches import Batches
 from kiban.training.checkpoint import Checkpoints, Identity, Position, digest_of
+from kiban.training.distributed import agree, ranks_with
 from kiban.training.faults import WINDOW, fault_of, too_many
 from kiban.training.flops import flops_per_token, matmul_rate
 from kiban.training.interrupts import Interrupts, Stopped
+from kiban.training.layout import check_layout
 from kiban.training.live import live
 from kiban.training.log import StepLog
 from kiban.training.memory import check_memory, peak_bytes
 from kiban.training.optimiser import optimisers as optimisers_of
+from kiban.training.parallelize import Parallel, parallelize
 from kiban.training.profiler import profiled
 from kiban.training.schedule import cosine, wsd
 from kiban.training.settings import TrainingSettings
@@ -68,9 +73,14 @@ def train(
     progress: Progress,
     initial: Path | None = None,
     watching: Watching = Watching(),
+    layout: Layout | None = None,
 ) -> Run:
     """Trains a model, from the newest checkpoint in `checkpoints` if there is one, else from the weights in `initial`
     (a folder in the Hugging Face layout), else from the seed.
+
+    With a `layout` it is one of the ranks that torchrun started, inside `distributed.process_group`. All read the same
+    order of data whatever their number; the first alone writes the log, and gets the whole model in the end. Where
+    pipeline stages are several, the first's experts are those whose load is logged.
 
     `log` gets a JSON line a step: step, tokens, loss (nats/token), lr, grad_norm (before clipping), tokens_per_s, mfu,
     seconds, memory_bytes (the most held so far), expert_load_max (the largest load of an expert over the mean of its
@@ -87,10 +97,15 @@ def train(
     length, batch_sequences, peak = settings.sequence_length, settings.batch_sequences, settings.learning_rate
     assert length and batch_sequences and peak and settings.dtype
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if layout is not None and device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    ranks, first = (layout.gpus, dist.get_rank() == 0) if layout else (1, True)
     _check(config, data, length)
+    if layout is not None:
+        check_layout(config, layout, length, batch_sequences)
     micro_sequences = max(1, settings.micro_batch_tokens // length)
-    number = 1 if device.type == "cuda" else min(settings.threads, micro_sequences, batch_sequences)
-    check_memory(config, device, number, settings.dtype != "float32")
+    number = 1 if device.type == "cuda" or layout else min(settings.threads, micro_sequences, batch_sequences)
+    check_memory(config, device, number, settings.dtype != "float32", ranks)
     batches = Batches(data, settings.seed, batch_sequences, length)
     batch_tokens = batch_sequences * length
     num_steps = max(1, settings.tokens // batch_tokens)
@@ -99,9 +114,12 @@ def train(
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
     model.dtype = getattr(torch, settings.dtype)
+    if initial and layout:
+        load_into(model, initial, progress.say)
     model.to(device).train()
     if settings.qk_clip:
         model.watch_logits()
+    parallel = parallelize(model, layout, length, batch_sequences, device.type) if layout else None
     optimisers = optimisers_of(model, settings.optimiser, peak, settings.weight_decay)
 
     identity = Identity(
@@ -110,19 +128,20 @@ def train(
         data.fingerprint,
         digest_of(initial) if initial else None,
     )
-    saved = Checkpoints(checkpoints, identity, settings.keep_checkpoints, progress.say)
+    group = dist.new_group(backend="gloo") if layout else None
+    saved = Checkpoints(checkpoints, identity, settings.keep_checkpoints, progress.say, group)
     position = saved.restore(model, optimisers)
     if position is None:
-        if initial:
+        if initial and not layout:
             load_into(model, initial, progress.say)
         _say_epochs(num_steps * batch_sequences, batches, batch_sequences, progress)
         position = Position(0, 0.0, matmul_rate(device, model.dtype))
     else:
         progress.say(f"training goes on after step {position.step} of {num_steps}")
     trackers: dict[str, Tracker] = {}
-    if watching.tensorboard:
+    if watching.tensorboard and first:
         trackers["TensorBoard"] = TensorBoard(watching.tensorboard, position.step)
-    if watching.tracker:
+    if watching.tracker and first:
         known = settings.model_dump(mode="json") | {"model": config.model_dump(mode="json")}
         trackers[watching.tracker] = Plug(watching.tracker, log.parent.name, log.parent, known, position.step)
     flops_per_step = flops_per_token(config, length) * batch_tokens
@@ -130,11 +149,11 @@ def train(
 
     with (
         Trackers(trackers, progress.say) as followers,
-        StepLog(log, position.step) as lines,
+        StepLog(log, position.step, first) as lines,
         Interrupts() as interrupts,
         Workers(model, number, settings.threads) as workers,
         live(progress, num_steps, lines.records) as view,
-        profiled(watching.profile, progress.say) as profiler,
+        profiled(watching.profile if first else None, progress.say) as profiler,
     ):
         start = time.perf_counter() - position.seconds
         last_save = time.perf_counter()
@@ -144,20 +163,16 @@ def train(
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = lr * group["scale"]
 
-            sums: dict[str, torch.Tensor] = {}
-            for part, tokens_BX in enumerate(batches.tokens(step).split(micro_sequences)):
-                share = len(tokens_BX) / batch_sequences
-                stats = workers.backward(
-                    tokens_BX.to(device), share, settings.balance_weight, part == 0, settings.mask_documents
-                )
-                sums = {name: sums.get(name, 0.0) + value for name, value in stats.items()}
-            sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            if parallel is not None:
+                sums = _parallel_sums(parallel, batches, step, micro_sequences, settings, device)
+            else:
+                sums = _sums(model, workers, batches, step, micro_sequences, settings, device)
             totals = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
 
             fault = fault_of(totals["loss"], totals["grad_norm"], _losses(lines, WINDOW))
             action = {"nan": settings.on_nan, "spike": settings.on_spike, None: "ignore"}[fault]
             if action != "ignore":
-                said = f"training: {_described(fault, totals)} at step {step + 1}"
+                said = f"training: {_described(fault, totals)} at step {step + 1}{_whose(parallel)}"
                 places = f"documents of that step: {_documents(batches, step)}"
                 if action == "stop" or too_many(excluded, step):
                     saved.wait()
@@ -173,6 +188,8 @@ def train(
                     optimiser.step()
             if settings.qk_clip:
                 totals["max_logit"] = model.clip_logits(settings.qk_clip if action == "ignore" else math.inf)
+                if parallel is not None:
+                    [totals["max_logit"]] = agree(totals["max_logit"])
             load_NE = model.update_routing_bias(settings.bias_rate if action == "ignore" else 0.0)
             workers.refresh()
 
@@ -183,7 +200,7 @@ def train(
                 **totals,
                 "lr": lr,
                 "tokens_per_s": batch_tokens / seconds,
-                "mfu": flops_per_step / seconds / position.matmul_rate,
+                "mfu": flops_per_step / seconds / position.matmul_rate / ranks,
                 "seconds": time.perf_counter() - start,
                 "memory_bytes": peak_bytes(device),
                 **({"expert_load_max": _imbalance(load_NE)} if len(load_NE) else {}),
@@ -196,16 +213,22 @@ def train(
 
             permanent = settings.permanent_every is not None and (step + 1) % settings.permanent_every == 0
             due = time.perf_counter() - last_save > settings.save_every_seconds or permanent or action == "rollback"
-            if due or interrupts.seen or step + 1 == num_steps:
+            seen = interrupts.seen
+            if parallel is not None:
+                agreed = agree(due, seen or 0)
+                due, seen = bool(agreed[0]), int(agreed[1])
+            if due or seen or step + 1 == num_steps:
                 lines.sync()
                 now = Position(step + 1, time.perf_counter() - start, position.matmul_rate, [*excluded])
                 saved.save(model, optimisers, now, permanent)
                 view.saved(step + 1)
                 last_save = time.perf_counter()
-            if interrupts.seen and step + 1 < num_steps:
+            if seen and step + 1 < num_steps:
                 saved.wait()
-                raise Stopped(interrupts.seen, step + 1)
+                raise Stopped(seen, step + 1)
     saved.wait()
+    if layout is not None:
+        model = saved.whole_model(config) if first else model
 
     last_tenth = [loss for loss in _losses(lines, max(1, num_steps // 10)) if math.isfinite(loss)]
     return Run(
@@ -220,6 +243,51 @@ def train(
         mfu=_median([record["mfu"] for record in lines.records]),
         excluded=excluded,
     )
+
+
+def _sums(
+    model: Transformer,
+    workers: Workers,
+    batches: Batches,
+    step: int,
+    micro_sequences: int,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """Leaves the gradient of a step, clipped; gives its losses and the norm."""
+    sums: dict[str, torch.Tensor] = {}
+    for part, tokens_BX in enumerate(batches.tokens(step).split(micro_sequences)):
+        share = len(tokens_BX) / batches.batch_sequences
+        stats = workers.backward(
+            tokens_BX.to(device), share, settings.balance_weight, part == 0, settings.mask_documents
+        )
+        sums = {name: sums.get(name, 0.0) + value for name, value in stats.items()}
+    return sums | {"grad_norm": torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)}
+
+
+def _parallel_sums(
+    parallel: Parallel,
+    batches: Batches,
+    step: int,
+    micro_sequences: int,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """As `_sums`, on one of several ranks."""
+    parallel.model.zero_grad()
+    tokens_BX = batches.tokens(step, parallel.rows(batches.batch_sequences)).to(device)
+    sums = parallel.backward(tokens_BX, micro_sequences, settings.balance_weight, settings.mask_documents)
+    sums["grad_norm"] = parallel.clip_grad_norm(settings.grad_clip)
+    parallel.sum_counts()
+    return sums
+
+
+def _whose(parallel: Parallel | None) -> str:
+    """The ranks whose part of the loss is no number."""
+    if parallel is None:
+        return ""
+    ranks = ranks_with(not parallel.own_losses.isfinite().all())
+    return f" on rank {', '.join(map(str, ranks))}" if ranks else ""
 
 
 def _factor(settings: TrainingSettings, step: int, num_steps: int) -> float:

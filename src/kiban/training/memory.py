@@ -11,16 +11,17 @@ from kiban.model.config import ModelConfig
 BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient, and AdamW's two moments
 
 
-def check_memory(config: ModelConfig, device: torch.device, workers: int, low_precision: bool) -> None:
+def check_memory(config: ModelConfig, device: torch.device, workers: int, low_precision: bool, ranks: int = 1) -> None:
     """Activations are not counted: what passes may still be tight. Workers have gradients of their own (workers.py),
-    and in lower precision a cast of the weights.
+    and in lower precision a cast of the weights. Of several `ranks` each has its part; how large, the layout says
+    (`kiban dryrun` counts it), and at least this.
 
     Raises:
         KibanError: if the parameters with their optimiser state exceed the device's free memory, saying by how much.
     """
     free = _free_bytes(device)
     of_workers = 2 + 2 * workers if low_precision else 4 * workers if workers > 1 else 0
-    needed = (BYTES_PER_PARAMETER + of_workers) * config.parameters().total
+    needed = (BYTES_PER_PARAMETER + of_workers) * config.parameters().total / ranks
     if free is not None and needed > free:
         raise KibanError(
             f"[model]: {config.parameters().total / 1e6:.0f}M parameters need {needed / 1e9:.1f} GB for training, "

@@ -83,6 +83,7 @@ class Parallel:
 
     def __init__(self, pipeline: Pipeline, layout: Layout, meshes: Meshes) -> None:
         self.model, self.pipeline, self.layout, self.meshes = pipeline.model, pipeline, layout, meshes
+        self.own_losses = torch.zeros(0)  # what this rank had of the last ones
 
     def rows(self, batch: int) -> range:
         """Those of a batch that this rank reads."""
@@ -98,6 +99,7 @@ class Parallel:
         values = torch.stack(
             [value if name == "balance_loss" else value / self.layout.tensor for name, value in stats.items()]
         )
+        self.own_losses = values.clone()
         dist.all_reduce(values)
         return dict(zip(stats, values.unbind(), strict=True))
 

@@ -72,6 +72,7 @@ class TrainingSettings(Settings):
     on_nan: Literal["stop", "skip", "rollback"] = "stop"
     on_spike: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
     save_every_seconds: float = Field(default=60.0, gt=0, exclude=True)
+    rank_timeout_seconds: float = Field(default=600.0, gt=0, exclude=True)  # of several ranks: when one counts as hung
     keep_checkpoints: int = Field(default=2, gt=0, exclude=True)
     permanent_every: int | None = Field(default=None, gt=0, exclude=True)  # steps; those checkpoints stay for good
     threads: int = Field(default=2, gt=0)  # on the CPU the order of sums, and so the last bits, depend on it

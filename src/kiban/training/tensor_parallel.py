@@ -161,7 +161,7 @@ def _scattered(x_BLD: Tensor, mine: int, part: int, group: dist.ProcessGroup) ->
     by_rank = padded.view(B, group.size(), part, D).transpose(0, 1).contiguous()
     out_BPD = x_BLD.new_empty(B, part, D)
     _reduce_scatter(out_BPD, by_rank.flatten(0, 1), group=group)
-    return out_BPD[:, :mine]
+    return out_BPD if mine == part else out_BPD[:, :mine].contiguous()
 
 
 class _VocabularyCrossEntropy(torch.autograd.Function):

@@ -50,5 +50,5 @@ def _rank(
         answer.send((None, work(*arguments)))
         dist.barrier()
         dist.destroy_process_group()
-    except Exception:
+    except BaseException:  # torch.distributed.checkpoint raises those
         answer.send((f"rank {rank}: {traceback.format_exc()}", None))
