@@ -1,5 +1,5 @@
-"""What torchrun starts in tests: a tiny model on each rank. With KILL=rank:step a rank kills itself before that step, on
-the first attempt; with HANG it sleeps."""
+"""What torchrun starts in tests: a tiny model on each rank. With KILL=rank:step a rank kills itself before that step,
+on the first attempt; with HANG it sleeps."""
 
 import json
 import os
