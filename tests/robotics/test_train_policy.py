@@ -125,5 +125,5 @@ def test_the_commands_of_the_page_run(tmp_path: Path, language: Path) -> None:
     assert len(commands) == 4
     for command in commands:
         few = re.sub(r"--(episodes|steps) \d+", r"--\1 2", command)
-        kiban(*few.replace("recipes/demo/.kiban/artifacts/export/*", str(language)).split(), cwd=tmp_path)
+        kiban(*few.replace("recipes/demo/.kiban/artifacts/export/*/", str(language)).split(), cwd=tmp_path)
     assert load_policy(tmp_path / "quick")[1].euler_steps == 1
