@@ -45,7 +45,12 @@ def process_group(timeout_seconds: float) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    timeout = timedelta(seconds=timeout_seconds)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # torchrun's store outlives a restart, and so do addresses of ranks that are gone: each start has its own keys.
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    start = f"kiban/{os.environ['TORCHELASTIC_RESTART_COUNT']}/{size}"
+    dist.init_process_group(backend, store=dist.PrefixStore(start, store), rank=rank, world_size=size, timeout=timeout)
     try:
         yield device
     except RuntimeError as error:
@@ -88,12 +93,12 @@ def _collective_of(error: BaseException) -> str | None:
 
 def _missing(where: str) -> str:
     """Says that this rank lives, and asks who does not."""
-    rank, size, attempt = dist.get_rank(), dist.get_world_size(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    rank, size = dist.get_rank(), dist.get_world_size()
     store = dist.distributed_c10d._get_default_store()
     try:
-        store.set(f"kiban/{attempt}/{rank}", where)
+        store.set(f"lives/{rank}", where)
         time.sleep(ANSWER_SECONDS)
-        lost = [str(other) for other in range(size) if not store.check([f"kiban/{attempt}/{other}"])]
+        lost = [str(other) for other in range(size) if not store.check([f"lives/{other}"])]
     except RuntimeError:
         return f"rank {rank}: {where} failed, and the store of torchrun does not answer; is its node lost?"
     if not lost:

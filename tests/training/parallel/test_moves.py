@@ -104,6 +104,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHORT: dict[str, Any] = {"tokens": 32 * 4 * 10}
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_the_run_goes_on_with_the_same_data(straight: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").symlink_to(straight / "tokens")
     done = launch(tmp_path, {"expert": 2}, SHORT, 1, KILL="1:6")
