@@ -97,7 +97,7 @@ def check(layouts: tuple[tuple[str, int, int, dict[str, int], int], ...]) -> Non
         for one in counted["collectives"]:
             sums[one["op"], one["axis"]] += one["bytes"]
         expected = {(op, axis): size for op, axis, size in closed}
-        assert len(expected) >= 4
+        assert len(expected) >= 2
         for key, size in expected.items():
             assert sums.pop(key) == pytest.approx(size, rel=0.01), (case, key)
         assert sum(sums.values()) < 1e-3 * sum(expected.values()), (case, sums)

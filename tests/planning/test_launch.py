@@ -118,7 +118,7 @@ def test_what_one_process_cannot_do_is_named(plan_file: Path) -> None:
     plan = read_plan(plan_file)
     wide = replace(plan.layout, gpus=8, tensor=2, global_batch=8)
     for layout, expected in (
-        (wide, "tensor = 2, data = 4: training runs in one process"),
+        (wide, "tensor = 2, data = 4: this is one process; start the ranks with torchrun"),
         (replace(plan.layout, recompute="full"), 'recompute = "full"'),
         (replace(plan.layout, precision="fp8"), 'precision = "fp8": training computes in bf16'),
     ):

@@ -84,10 +84,10 @@ def test_what_does_not_divide_is_named() -> None:
 
 def test_the_search_is_fast_and_keeps_to_the_memory() -> None:
     shape, card = shape_of(preset("trillion")), gpu("h100")
-    start = time.monotonic()
+    start = time.process_time()
     every = layouts(shape, card, 4096, 8192, 8192, precisions_of(card))
     found = search(shape, card, every, 8192)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert found.considered > 5000 and found.too_large
     times = [candidate.seconds for candidate in found.candidates]
     assert times == sorted(times)

@@ -227,18 +227,19 @@ def test_instructions_are_read_from_lines_of_either_kind(tmp_path: Path) -> None
         ("reach 箱に手を伸ばして", "line 1: no tab"),
         ("reach\t箱に\nreach\t", "line 2: the instruction is empty"),
         ("reach\tReach the box", "line 1: 'Reach the box' is not Japanese"),
-        ("dance\t踊って", "line 1: task 'dance' is not evaluated"),
+        ("dance\t踊って", "line 1: there is no task 'dance' here"),
         ("reach\t箱に寄って", "no sentence for push"),
         ('{"task": "reach"}', 'line 1: give {"task"'),
         ('{"task": ', "line 1: not JSON"),
         (b"\xff\xfe\x00", "cannot be read as UTF-8"),
+        ("# nothing\n", "no sentence for reach, push"),
     ],
 )
 def test_a_wrong_file_of_instructions_is_one_line(tmp_path: Path, content: str | bytes, why: str) -> None:
     file = tmp_path / "sentences.tsv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(KibanError) as caught:
-        read(file, ("reach", "push"))
+        read(file, ("reach", "push"), needed=("reach", "push"))
     assert why in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -250,7 +251,7 @@ def test_the_command_reports_tasks_groups_and_average(tmp_path: Path) -> None:
     file = tmp_path / "sentences.jsonl"
     file.write_text('{"task": "reach-v3", "sentence": "印まで手を動かしてね"}\n')
     answer = kiban_json(
-        "robot", "evaluate", "--policy", "expert", "--suite", "mt50-ja", "--task", "reach-v3", "--episodes", "2",
+        "robot", "evaluate", "--policy", "expert", "--suite", "mt50-ja", "--episodes", "2",
         "--instructions", file, "--out", tmp_path / "out", "--films", "--json",
     )  # fmt: skip
     [task] = answer["tasks"]

@@ -104,6 +104,8 @@ def test_gl_that_cannot_be_had_is_one_line(sawyer: Embodiment, monkeypatch: pyte
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(KibanError, match="GL needs a display, or MUJOCO_GL=egl or osmesa"):
         MetaWorldEnv(sawyer, "push-v3", renderer="gl")
+    with pytest.raises(KibanError, match="GL draws neither light nor distractors; use rays"):
+        MetaWorldEnv(sawyer, "push-v3", perturbation=parse(["light=50%"])[0], renderer="gl")
 
 
 def test_an_action_out_of_bounds_is_bounded(sawyer: Embodiment) -> None:

@@ -23,12 +23,12 @@ from kiban.artifacts.store import Artifact, Store
 from kiban.cli.robot_collect import as_far_as_the_policy
 from kiban.programme.runner import Node, make, plan
 from kiban.robotics import demonstrations as demos
+from kiban.robotics import tasks
 from kiban.robotics.dataset import Dataset
 from kiban.robotics.dataset_terms import Terms
 from kiban.robotics.demonstrations import Request as Recording
 from kiban.robotics.demonstrations import collect, record
 from kiban.robotics.embodiment import Embodiment, load
-from kiban.robotics.environment import TabletopEnv
 from kiban.robotics.recording import load as load_episode
 from kiban.robotics.rollout import Record, play, rates, requests_for
 from kiban.robotics.stage import RobotSettings, demonstrations, policy, rollout
@@ -207,15 +207,14 @@ def test_a_policy_demonstrates_and_only_what_succeeds_is_kept(
     made: dict[str, Artifact], tmp_path: Path, embodiment: Embodiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actor = demos.Actor(str(made["policy"].path), str(made["export"].path))
-    env = TabletopEnv(embodiment, "reach")
-    env.task = dataclasses.replace(env.task, limit=5)
+    reaching = tasks.DOINGS["reach"]
+    monkeypatch.setitem(tasks.DOINGS, "reach", dataclasses.replace(reaching, limit=5))
     monkeypatch.setattr(demos, "MOST_ATTEMPTS", 2)
-    monkeypatch.setattr(demos, "_environment", lambda *robot_and_task: env)
     request = Recording("tabletop-arm", "reach", 0, 0, tmp_path / "episode.zip", actor)
     with pytest.raises(KibanError, match="reach, episode 0: the policy failed 2 times in a row"):
         record(request)
     assert not request.path.exists()
-    env.task = dataclasses.replace(env.task, done=lambda situation: True, hold=3)
+    monkeypatch.setitem(tasks.DOINGS, "reach", dataclasses.replace(reaching, done=lambda situation: True, hold=3))
     for path in ("a.zip", "b.zip"):
         record(dataclasses.replace(request, path=tmp_path / path))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

@@ -94,7 +94,8 @@ for pid in $pids; do wait $pid || ended=$?; while kill -0 $pid 2>/dev/null; do w
 exit $ended
 """,
     "scontrol": """#!/bin/bash
-case "$2" in hostnames) printf 'n1\\nn2\\nn3\\n';; job) echo "JobId=$4 Command=$SCRIPT WorkDir=/x";; esac
+case "$2" in hostnames) printf 'n1\\nn2\\nn3\\n';;
+job) echo "JobId=$4 JobState=${STATE:-RUNNING} Command=$SCRIPT WorkDir=/x";; esac
 """,
     "sbatch": """#!/bin/bash
 printf '%s\\n' "$@" > submitted
@@ -105,7 +106,7 @@ case "$*" in
 *"kiban doctor"*) echo "looked at $SLURMD_NODENAME"; [ "$SLURMD_NODENAME" != n2 ];;
 *)  printf '%s\\n' "$@" > "arguments-$SLURMD_NODENAME"
     [ -z "$FAULT" ] || exit 3
-    trap 'touch "saved-$SLURMD_NODENAME"; exit 0' TERM
+    trap 'touch "saved-$SLURMD_NODENAME"; exit 1' TERM  # as torchrun does, though its ranks exit with 0
     touch "running-$SLURMD_NODENAME"
     for i in $(seq 300); do sleep 0.1; done;;
 esac
@@ -164,6 +165,11 @@ def test_a_fault_is_gone_over_so_many_times(tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     batch = submitted(tmp_path / "last", JOB, FAULT="1", KIBAN_FAULTS="3")
     assert batch.wait(30) == 3 and not (tmp_path / "last" / "submitted").exists()
+
+
+def test_a_cancelled_job_is_not_submitted_anew_whatever_its_steps_say(tmp_path: Path) -> None:
+    assert submitted(tmp_path, JOB, FAULT="1", STATE="CANCELLED").wait(30) == 3
+    assert not (tmp_path / "submitted").exists()
 
 
 def test_too_few_healthy_nodes_end_the_job_before_it_trains(tmp_path: Path) -> None:
@@ -310,3 +316,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert "-m kiban.training --layout layout.toml --data packed" in (tmp_path / "job.sh").read_text()
     assert "say one of" in error_of("launch", *arguments, cwd=tmp_path)
     assert "--image" in error_of("launch", "--k8s", *arguments, cwd=tmp_path)
+    assert "No such option: --presets" in error_of("launch", "--slurm", "--nodes", "1", "--", "--presets", "tiny")
+    assert "--data" in error_of("launch", "--slurm", "--nodes", "1", "--", "--preset", "tiny")

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from kiban.artifacts.errors import KibanError
-from kiban.cli.show import print_json
+from kiban.artifacts.progress import Progress
+from kiban.cli.show import in_bytes, print_json
 
 
 def dryrun(
@@ -55,6 +56,8 @@ def dryrun(
     if plan_file is not None:
         plan = read_plan(plan_file)
         config, layout, length = plan.model, plan.layout, plan.sequence_length
+        if layout.precision != "bf16":
+            Progress().say(f"{plan_file}: precision {layout.precision}: training computes in bf16, and so does this")
     else:
         config = config_of(str(preset))
         if mtp:
@@ -81,8 +84,8 @@ def dryrun(
         return
     print(f"{preset or plan_file}, rank {rank} of {layout.gpus}: {found.parameters / 1e9:.3g}B parameters, "
           f"{found.active_parameters / 1e9:.3g}B active")  # fmt: skip
-    kinds = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in found.memory_bytes.items() if kind != "total")
-    print(f"memory {found.memory_bytes['total'] / 1e9:.2f} GB: {kinds}")
+    kinds = ", ".join(f"{kind} {in_bytes(size)}" for kind, size in found.memory_bytes.items() if kind != "total")
+    print(f"memory {in_bytes(found.memory_bytes['total'])}: {kinds}")
     for one in found.collectives:
-        print(f"{one.op} over {one.axis} ({one.ranks} ranks): {one.count} times, {one.bytes / 1e9:.3g} GB sent")
+        print(f"{one.op} over {one.axis} ({one.ranks} ranks): {one.count} times, {in_bytes(one.bytes)} sent")
     print(f"{found.flops / 1e12:.4g} TFLOP a step; the dry run took {found.seconds:.0f} s")

@@ -55,6 +55,7 @@ def launch(
     for option, value in ({"--image": image, "--claim": claim} if slurm else of_slurm).items():
         if value:
             raise KibanError(f"{option}: has no effect with {'--slurm' if slurm else 'Kubernetes'}; leave it out")
+    _check_arguments(arguments)
     processes = processes_per_node or gpus_per_node or 1
     if layout:
         launching.check_layout(layout, nodes * processes, arguments)
@@ -90,6 +91,23 @@ def launch(
     else:
         write_atomic(to, content)
         print(f"{to}: `{'sbatch' if slurm else 'kubectl apply -f'} {to}` submits it")
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises KibanError for what `kiban train` would not take: now, not after a night in the queue."""
+    from typer.main import get_command
+
+    from kiban.cli.train import train
+
+    app = typer.Typer(add_completion=False)
+    app.command()(train)
+    try:
+        get_command(app).make_context("kiban.training", [*arguments])
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:  # an exit, at --help
+            raise
+        raise KibanError(f"after `--`: {message()}") from None
 
 
 def _nodes(text: str) -> tuple[str, ...]:

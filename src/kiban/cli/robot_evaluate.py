@@ -1,5 +1,6 @@
 """`kiban robot evaluate`: a policy's success on a suite, by task, group, wording and perturbation."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ def evaluate(
     ] = "held-out",
     instruction: Annotated[str | None, typer.Option(help="Say this in every episode instead.")] = None,
     instructions: Annotated[
-        Path | None, typer.Option(help="A file of lines `task<TAB>sentence` or JSON: say these instead.")
+        Path | None, typer.Option(help="A file of lines `task<TAB>sentence` or JSON: say these, do these tasks.")
     ] = None,
     perturb: Annotated[
         list[str] | None,
@@ -83,7 +84,11 @@ def evaluate(
     if instruction is not None:
         given = {name: (check(instruction, "--instruction"),) for name in tasks}
     elif instructions is not None:
-        given = read(instructions, tasks)
+        given = read(instructions, tasks, needed=task or ())
+        if len(given) < len(tasks):
+            left_out = f"{len(given)} of {len(tasks)} tasks have sentences; the others are left out"
+            print(f"kiban: {instructions}: {left_out}", file=sys.stderr)
+            tasks = tuple(name for name in tasks if name in given)
     if given is not None and wordings != "held-out":
         raise KibanError("--wordings: has no effect where the sentences are given; leave it out")
     asked = (*(STANDARD if perturbations else ()), *parse(perturb or ()))

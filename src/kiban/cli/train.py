@@ -149,7 +149,7 @@ def train(
             from kiban.training.layout import layout_of_ranks
 
             with process_group(settings.rank_timeout_seconds):
-                layout = layout_of_ranks(layout_file)
+                layout = layout_of_ranks(layout_file or plan_file)
                 done = run(config, store, settings, log, checkpoints, progress, start, watching, layout)
         else:
             done = run(config, store, settings, log, checkpoints, progress, start, watching)
@@ -173,8 +173,9 @@ def train(
 def _planned(plan: "Plan", file: Path, given: dict[str, Any]) -> dict[str, Any]:
     """What the plan decides. Raises KibanError if an option says otherwise."""
     from kiban.planning.plan_file import settings_of
+    from kiban.training.distributed import started_by_torchrun
 
-    decided = settings_of(plan, file)
+    decided = settings_of(plan, file, started_by_torchrun())
     if not plan.preset and "preset" in given:
         raise KibanError(f"--preset {given['preset']}: {file} is for a model of its own; leave it out, or plan anew")
     for name, value in decided.items():

@@ -6,6 +6,7 @@ GPU, though the fake tensors are a CPU's: PyTorch makes them for no other device
 """
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ def dryrun(config: ModelConfig, layout: Layout, rank: int, length: int) -> DryRu
             model = Transformer(config)
         step = _Step(model, layout, length)
         counter.axis_of = step.axis_of
-        with fake, counter.counting():
+        with fake, counter.counting(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\.distributed\.")  # of hooks; training shows them
             counter.mark(step.weights(), "weights")
             for _ in range(2):  # only from the second step on there is the optimiser's state beside all else
                 counter.collectives.clear()

@@ -94,18 +94,19 @@ def read_plan(file: Path) -> Plan:
         raise KibanError(f"{file}: {where}: {said.lower()}" if where else f"{file}: {said}") from None
 
 
-def settings_of(plan: Plan, file: Path) -> dict[str, Any]:
-    """The settings of [training] that a plan decides, for one process.
+def settings_of(plan: Plan, file: Path, several: bool = False) -> dict[str, Any]:
+    """The settings of [training] that a plan decides. `several`: there are ranks for its layout, not one process.
 
     Raises:
-        KibanError: if it asks for what one process cannot do, by name.
+        KibanError: if it asks for what training cannot do, by name.
     """
     layout = plan.layout
     sizes = ("tensor", "pipeline", "context", "expert", "expert_tensor", "data")
     spread = [f"{name} = {getattr(layout, name)}" for name in sizes if getattr(layout, name) > 1]
-    if spread:
+    if spread and not several:
         raise KibanError(
-            f"{file}: {', '.join(spread)}: training runs in one process, on one GPU; plan for that with --gpus 1"
+            f"{file}: {', '.join(spread)}: this is one process; start the ranks with torchrun -m kiban.training, or "
+            "plan with --gpus 1"
         )
     if layout.recompute != "none":
         raise KibanError(

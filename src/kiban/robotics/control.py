@@ -341,6 +341,7 @@ class _Run:
         made_at = min(self.plan_from + self.place * self.period, now)
         action[self._displacement] *= share  # each action in two halves
         self.slow = max(self.slow - 1, 0)
+        self.plan_from += (1.0 - share) * self.period  # what is carried out slowly is due later
         return action, made_at, share
 
     def report(self) -> Report:

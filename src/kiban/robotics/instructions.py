@@ -34,12 +34,12 @@ def check(sentence: str, where: str) -> str:
     return sentence
 
 
-def read(path: Path, tasks: Collection[str]) -> dict[str, tuple[str, ...]]:
+def read(path: Path, tasks: Collection[str], needed: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Sentences of each task, in the file's order: lines `task<TAB>sentence`, or JSON `{"task": , "sentence": }`.
 
     Raises:
-        KibanError: if the file cannot be read, a line is neither, a task is none of `tasks`, a sentence is not
-            Japanese, or one of `tasks` has none.
+        KibanError: if the file cannot be read or holds no sentence, a line is neither, a task is none of `tasks`, a
+            sentence is not Japanese, or one of `needed` has none.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -52,14 +52,13 @@ def read(path: Path, tasks: Collection[str]) -> dict[str, tuple[str, ...]]:
         where = f"{path}, line {number}"
         task, sentence = _parts(line, where)
         if task not in tasks:
-            raise KibanError(f"{where}: task '{task}' is not evaluated; use {', '.join(list(tasks)[:5])} ...")
+            raise KibanError(f"{where}: there is no task '{task}' here; there is {', '.join(tasks)}")
         found.setdefault(task, []).append(check(sentence, where))
-    missing = [task for task in tasks if task not in found]
+    missing = [task for task in needed if task not in found]
     if missing:
-        raise KibanError(
-            f"{path}: no sentence for {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; "
-            "add one each, or name the tasks to evaluate with --task"
-        )
+        raise KibanError(f"{path}: no sentence for {', '.join(missing)}; add one each, or leave out those tasks")
+    if not found:
+        raise KibanError(f"{path}: holds no sentence; give lines of task, tab, sentence")
     return {task: tuple(sentences) for task, sentences in found.items()}
 
 

@@ -96,6 +96,8 @@ class MetaWorldEnv(gymnasium.Env[Observation, Array]):
             from metaworld.policies import ENV_POLICY_MAP
         except ImportError as error:
             raise KibanError(f"Meta-World is not installed ({error}); pip install 'kiban[metaworld]'") from None
+        if renderer == "gl" and (perturbation.light != 1.0 or perturbation.distractors):
+            raise KibanError(f"perturbation '{perturbation.name}': GL draws neither light nor distractors; use rays")
         self.embodiment, self.task_name, self.perturbation = embodiment, task, perturbation
         self._wordings: Wordings = "held_out" if perturbation.wording else wordings
         self._world: Any = ALL_V3_ENVIRONMENTS[task]()
@@ -211,7 +213,7 @@ def _camera_names(model: mujoco.MjModel) -> set[str]:
 class _Gl:
     """Pictures by OpenGL, with what costs most of the time and differs between drivers switched off.
 
-    Not the same bits on every machine. `light` and distractors do not reach it.
+    Not the same bits on every machine.
     """
 
     def __init__(self, model: mujoco.MjModel, cameras: tuple[Camera, ...]) -> None:

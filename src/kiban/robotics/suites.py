@@ -86,7 +86,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("tabletop", "tabletop-arm", {task.name: task.doing for task in tasks.TASKS.values()}, 0.0015, _tabletop),
-        Suite("mt50-ja", "meta-world", meta_world.tasks(), 0.15, meta_world.MetaWorldEnv),
+        Suite("mt50-ja", "meta-world", meta_world.tasks(), 0.05, meta_world.MetaWorldEnv),
     )
 }
 

@@ -215,8 +215,8 @@ def train(
             due = time.perf_counter() - last_save > settings.save_every_seconds or permanent or action == "rollback"
             seen = interrupts.seen
             if parallel is not None:
-                agreed = agree(due, seen or 0)
-                due, seen = bool(agreed[0]), int(agreed[1])
+                any_due, signal = agree(due, seen or 0)
+                due, seen = any_due > 0, int(signal)
             if due or seen or step + 1 == num_steps:
                 lines.sync()
                 now = Position(step + 1, time.perf_counter() - start, position.matmul_rate, [*excluded])
