@@ -59,9 +59,9 @@ def wire(op: str, ranks: int, given: int, got: int) -> int:
 
 
 class Counter(TorchDispatchMode):
-    """`axis_of` names a process group, by what is done, its name and its ranks."""
+    """`axis_of` names a process group, by what is done and its ranks."""
 
-    axis_of: Callable[[str, str, tuple[int, ...]], str]
+    axis_of: Callable[[str, tuple[int, ...]], str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,9 +192,7 @@ class Counter(TorchDispatchMode):
         if len(ranks) == 1:
             return
         given, got = _sizes(name in OUTPUTS_FIRST, args, out)
-        self.collectives.append(
-            Collective(op, self.axis_of(op, group.group_name, ranks), len(ranks), wire(op, len(ranks), given, got))
-        )
+        self.collectives.append(Collective(op, self.axis_of(op, ranks), len(ranks), wire(op, len(ranks), given, got)))
 
 
 def _group_of(args: tuple[Any, ...]) -> Any:

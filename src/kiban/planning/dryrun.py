@@ -107,6 +107,7 @@ class _Step:
 
     def __init__(self, model: Any, layout: Layout, length: int) -> None:
         import torch
+        from torch.distributed import get_process_group_ranks
 
         from kiban.training.optimiser import optimisers
         from kiban.training.parallelize import parallelize
@@ -116,19 +117,20 @@ class _Step:
         self.parallel = parallelize(model, layout, length, layout.global_batch, balanced=True)
         meshes = self.parallel.meshes
         self.model = model.train()
-        self.axes: dict[str, list[str]] = {}
+        self.axes: dict[tuple[int, ...], list[str]] = {}
         for mesh in (meshes.folded, meshes.sparse, meshes.split, meshes.ranks):
             for name in mesh.mesh_dim_names or ():
                 if mesh[name].size() > 1:
-                    self.axes.setdefault(mesh[name].get_group().group_name, []).append(name)
+                    ranks = tuple(get_process_group_ranks(mesh[name].get_group()))
+                    self.axes.setdefault(ranks, []).append(name)
         self.optimisers = optimisers(self.model, "adamw", 1e-4, 0.1)
 
-    def axis_of(self, op: str, group: str, ranks: tuple[int, ...]) -> str:
+    def axis_of(self, op: str, ranks: tuple[int, ...]) -> str:
         """The same ranks may be several axes: then experts' all-to-all tells itself, and of the rest the first counts.
         What stands in no mesh are a pipeline's links, and sums of a few numbers over many ranks."""
         if op in ("send", "recv"):
             return "pipeline"
-        names = self.axes.get(group, ["pipeline" if len(ranks) == 2 else "all"])
+        names = self.axes.get(ranks, ["pipeline" if len(ranks) == 2 else "all"])
         return "expert" if op == "all_to_all" else names[0]
 
     def weights(self) -> list[Any]:
