@@ -18,12 +18,13 @@ from kiban.tokenizer.bpe import Tokenizer
 
 DEPTHS = 3
 LONGEST = 128  # tokens
+MOST_KEPT = 4096  # sentences: more than any suite has, and what a server can hold for ever
 
 
 class Reader:
     """The language model in `folder` (the Hugging Face layout with a tokenizer), reading instructions.
 
-    A sentence's features are computed once and kept.
+    A sentence's features are computed once and kept, those of the last MOST_KEPT sentences.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -62,6 +63,8 @@ class Reader:
             KibanError: as `tokens`.
         """
         if sentence not in self._known:
+            if len(self._known) >= MOST_KEPT:
+                self._known.pop(next(iter(self._known)))
             with torch.no_grad():
                 self._known[sentence] = _hidden_states(self.model, torch.tensor([self.tokens(sentence)]))[0, 1:]
         return self._known[sentence]

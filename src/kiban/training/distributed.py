@@ -48,9 +48,11 @@ def process_group(timeout_seconds: float) -> Iterator[torch.device]:
     timeout = timedelta(seconds=timeout_seconds)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # torchrun's store outlives a restart, and so do addresses of ranks that are gone: each start has its own keys.
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     start = f"kiban/{os.environ['TORCHELASTIC_RESTART_COUNT']}/{size}"
-    dist.init_process_group(backend, store=dist.PrefixStore(start, store), rank=rank, world_size=size, timeout=timeout)
+    own = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
     try:
         yield device
     except RuntimeError as error:
