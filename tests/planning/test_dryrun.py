@@ -36,6 +36,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_memory_and_operations_are_those_of_the_closed_forms() -> None:
     done = subprocess.run([sys.executable, "-c", RUN, json.dumps(CASES)], capture_output=True, text=True, check=True)
     for (name, length, micro, number, mtp), found in zip(CASES, json.loads(done.stdout), strict=True):
@@ -146,6 +147,7 @@ def test_weights_and_optimiser_take_what_the_planner_says() -> None:
         assert kept + in_bf16 == pytest.approx(general["weights"] + general["gradients"] + general["optimiser"])
 
 
+@pytest.mark.slow
 def test_the_command() -> None:
     said = kiban("dryrun", "192", "--sequence-length", 64, "--mtp").stdout
     assert "rank 0 of 1" in said and "memory" in said and "TFLOP a step" in said

@@ -145,6 +145,7 @@ def test_a_search_at_the_command_line() -> None:
     assert 0 < best["goodput"] < 1 and 0.05 < best["mfu"] < 1 and best["jpy"] > 0
 
 
+@pytest.mark.slow
 def test_the_number_of_gpus_that_keeps_to_the_bounds(tmp_path: Path) -> None:
     asked = ("plan", "search", "small", "--gpu", "h100", "--tokens", "6B")
     free = kiban_json(*asked, "--deadline", 0.05, "--picture", tmp_path / "p.svg", "--json")
