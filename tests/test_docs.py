@@ -33,6 +33,9 @@ PAGES = [
     "docs/corpus-sources.md",
     "docs/corpus-recipes.md",
     "docs/corpus-privacy.md",
+    "docs/robot-policy.md",  # its commands are run by tests/robotics/test_train_policy.py
+    "docs/scale-out.md",  # by tests/training/parallel
+    "docs/scale-out-pipeline.md",
     "docs/results/open-text.md",
 ]
 

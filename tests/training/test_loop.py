@@ -127,12 +127,18 @@ def test_a_hundred_kills_at_any_moment(whole: Path, tmp_path: Path) -> None:
     for name in ("through", "killed"):
         shutil.copytree(whole / "tokens", tmp_path / name / "tokens")
     tiny.run(tmp_path / "through", **LONG)
+    began = time.monotonic()
+    process = start(tmp_path / "killed", "", json.dumps(LONG))
+    wait_for_steps(tmp_path / "killed", 1)
+    process.kill()
+    process.wait()
+    beginning = time.monotonic() - began  # until the first step: kills are to fall on both sides of it
     rng = random.Random(5)
     reached = []
     for _ in range(100):
         process = start(tmp_path / "killed", "", json.dumps(LONG))
         try:
-            process.wait(rng.uniform(1.0, 3.0))
+            process.wait(rng.uniform(0.5 * beginning, beginning + 1.0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
