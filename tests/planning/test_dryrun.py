@@ -99,9 +99,9 @@ def check(layouts: tuple[tuple[str, int, int, dict[str, int], int], ...]) -> Non
             sums[one["op"], one["axis"]] += one["bytes"]
         expected = defaultdict[tuple[str, str], int](int)
         for op, axis, size in closed:
-            # Where the ranks that share cut weights are those that share experts, both stand under the first name.
-            same = axis == "shard" and (op, axis) not in sums
-            expected[op, "owners" if same else axis] += size
+            # Axes of the same ranks stand under the first name, which is that of experts.
+            first = {"shard": "owners", "tensor": "expert"}.get(axis, axis)
+            expected[op, axis if (op, axis) in sums else first] += size
         assert len(expected) >= 2
         for key, size in expected.items():
             assert sums.pop(key) == pytest.approx(size, rel=0.01), (case, key)
