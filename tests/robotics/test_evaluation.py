@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from kiban.robotics.instructions import check, read
 from kiban.robotics.perturbations import NONE, STANDARD, Perturbation, parse
 from kiban.robotics.rollout import EXPERT, Record, Request, play
 from kiban.robotics.suites import SUITES
-from tests.commands import kiban_json
+from tests.commands import KIBAN, kiban_json
 
 QUIET = Progress(quiet=True)
 
@@ -113,10 +112,10 @@ def test_records_of_another_evaluation_are_not_counted(tmp_path: Path) -> None:
 def test_a_killed_evaluation_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = [
-        sys.executable, "-m", "kiban.cli.main", "robot", "evaluate", "--policy", "expert", "--task", "pick",
-        "--episodes", "30", "--out", str(folder), "--processes", "1", "--json",
+        "robot", "evaluate", "--policy", "expert", "--task", "pick", "--episodes", "30", "--out", str(folder),
+        "--processes", "1", "--json",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([KIBAN, *command], stdout=subprocess.DEVNULL)
     records = folder / evaluation.RECORDS
     while not records.exists() or len(records.read_bytes().splitlines()) < 5:
         assert process.poll() is None
@@ -125,7 +124,7 @@ def test_a_killed_evaluation_loses_nothing(tmp_path: Path) -> None:
     process.wait()
     kept = records.read_bytes()
     kept = kept[: kept.rfind(b"\n") + 1]
-    answer = kiban_json(*command[3:])
+    answer = kiban_json(*command)
     assert records.read_bytes().startswith(kept) and len(answer["episodes"]) == 30
     assert len({episode["number"] for episode in answer["episodes"]}) == 30
 
