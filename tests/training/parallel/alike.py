@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from kiban.model.moe import MoE
 from kiban.model.transformer import Transformer
 from kiban.tokenizer.special import BOS
 from kiban.training.optimiser import optimisers
@@ -28,11 +29,14 @@ class Case:
     balance_weight: float = 0.01
     mask_documents: bool = True
     qk_clip: float = 0.1  # so low that it is reached
+    crowded: bool = False  # every token goes to the first experts, the others get none
     config: dict[str, Any] = field(default_factory=lambda: {"num_nextn_predict_layers": 1})
 
     def model(self) -> Transformer:
         model = Transformer(tiny.config(**self.config))
         model.init_weights(torch.Generator().manual_seed(0))
+        for moe in (module for module in model.modules() if self.crowded and isinstance(module, MoE)):
+            moe.gate.e_score_correction_bias[: model.config.num_experts_per_tok] = 10.0
         model.to(self.dtype).train()
         model.dtype = self.dtype
         model.watch_logits()

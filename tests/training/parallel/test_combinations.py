@@ -28,6 +28,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "shard": 3,
     },
     "context x FSDP": {"gpus": 4, "context": 2, "shard": 3},
+    "tensor x experts x FSDP": {"gpus": 4, "tensor": 2, "expert": 2, "shard": 3},
+    "replicas x experts x FSDP": {"gpus": 4, "shard_ranks": 2, "expert": 2, "shard": 3},
     "pipeline x tensor x FSDP x experts": {"gpus": 8, "pipeline": 2, "tensor": 2, "expert": 4, "shard": 3},
     "pipeline x context x tensor, experts over context x tensor": {
         "gpus": 8,

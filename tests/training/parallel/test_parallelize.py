@@ -55,5 +55,11 @@ def test_experts_on_other_ranks_with_muon() -> None:
     assert_laid_out(replace(CASE, optimiser="muon"), gpus=2, expert=2)
 
 
+def test_one_rank_gets_every_token_and_the_other_none() -> None:
+    config = CASE.model().config
+    assert config.num_experts_per_tok <= config.n_routed_experts // 2
+    assert_laid_out(replace(CASE, crowded=True), gpus=2, expert=2)
+
+
 def test_tensor_parallel() -> None:
     assert_laid_out(CASE, gpus=2, tensor=2)
