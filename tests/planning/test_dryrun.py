@@ -11,9 +11,9 @@ import pytest
 
 from kiban.artifacts.errors import KibanError
 from kiban.cli.dryrun import dryrun
+from kiban.model.layout import Layout
 from kiban.model.presets import preset
 from kiban.planning.hardware import gpu
-from kiban.planning.layout import Layout
 from kiban.planning.memory import memory
 from kiban.planning.own_memory import own_memory
 from kiban.planning.shape import shape_of
@@ -26,7 +26,7 @@ RUN = """
 import dataclasses, json, sys
 from kiban.model.presets import preset
 from kiban.planning.dryrun import dryrun
-from kiban.planning.layout import Layout
+from kiban.model.layout import Layout
 found = []
 for name, length, micro, number, mtp in json.loads(sys.argv[1]):
     config = preset(name).model_copy(update={"num_nextn_predict_layers": mtp})

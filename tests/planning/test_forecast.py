@@ -10,10 +10,10 @@ import pytest
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.manifest import Metric
 from kiban.cli.forecast import ladder as climb
+from kiban.model.layout import Layout
 from kiban.model.presets import preset
 from kiban.planning.forecast import Bound, backtest, next_model, reach
 from kiban.planning.history import append, run_row
-from kiban.planning.layout import Layout
 from kiban.planning.own_runs import OwnRun
 from kiban.planning.scaling import Observed, fit_law
 from tests.commands import error_of, kiban, kiban_json

@@ -12,11 +12,11 @@ from kiban.artifacts.errors import KibanError
 from kiban.cli.train import _planned
 from kiban.model.config import ModelConfig
 from kiban.model.hf_config import hf_config
+from kiban.model.layout import Layout
 from kiban.model.presets import PRESETS, preset
 from kiban.planning.check import check
 from kiban.planning.hardware import gpu, gpu_of_device
 from kiban.planning.history import append, run_row
-from kiban.planning.layout import Layout
 from kiban.planning.plan_file import read_plan, settings_of, write_plan
 from kiban.planning.published import _shape, read_rows, read_run
 from kiban.planning.search import layouts, search

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kiban.model.layout import Layout, fault
 from kiban.model.presets import PRESETS, preset
 from kiban.planning.check import check, constants_for
 from kiban.planning.fit import fit, measured_step, predicted_steps
 from kiban.planning.hardware import gpu
-from kiban.planning.layout import Layout, fault
 from kiban.planning.memory import memory
 from kiban.planning.published import Run, Unmodelled, read_rows, read_run
 from kiban.planning.running import daly

@@ -20,7 +20,7 @@ from kiban.robotics.conversion import WRITERS, convert
 from kiban.robotics.dataset import Dataset
 from kiban.robotics.dataset_terms import Terms, require
 from kiban.robotics.features import COUNTERS, Episode, encode, pixel_levels
-from kiban.robotics.layout import LAYOUTS, V3, V21
+from kiban.robotics.layout import V3, V21
 from tests.commands import error_of
 from tests.robotics import small_datasets as datasets
 from tests.robotics.small_datasets import FRONT, LENGTHS, TASKS, WRIST
@@ -47,7 +47,7 @@ def packets(path: Path) -> list[tuple[int, bytes]]:
         return [(packet.pts, bytes(packet)) for packet in container.demux(video=0) if packet.size]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", list(WRITERS))
 @pytest.mark.parametrize("videos", [False, True], ids=["images", "videos"])
 def test_what_is_written_is_read_back(tmp_path: Path, layout: str, videos: bool) -> None:
     episodes = datasets.write(tmp_path, layout, videos)
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, layout: str, videos: bool)
     assert dataset.terms is not None and dataset.terms.partners == ("robots",)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", list(WRITERS))
 def test_a_shuffled_reading_has_every_frame_once_in_an_order_of_its_seed(tmp_path: Path, layout: str) -> None:
     datasets.write(tmp_path, layout)
     dataset = Dataset(tmp_path)

@@ -14,10 +14,11 @@ import pytest
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.progress import Progress
 from kiban.robotics import video
+from kiban.robotics.conversion import WRITERS
 from kiban.robotics.dataset import Dataset
 from kiban.robotics.features import RECORDED_AT, Feature, encode
 from kiban.robotics.inspection import check, problems, timing
-from kiban.robotics.layout import LAYOUTS, V21
+from kiban.robotics.layout import V21
 from kiban.robotics.lerobot_v3 import DatasetWriter
 from tests.robotics import small_datasets as datasets
 from tests.robotics.small_datasets import FRONT, WRIST
@@ -176,7 +177,7 @@ def test_a_video_that_begins_well_and_is_cut_off_is_found_out(tmp_path: Path) ->
     assert "episode_000001.mp4" in found and "restore it" in found
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", list(WRITERS))
 @pytest.mark.parametrize("videos", [False, True], ids=["images", "videos"])
 def test_nothing_is_wrong_with_what_we_write(tmp_path: Path, layout: str, videos: bool) -> None:
     datasets.write(tmp_path, layout, videos)

@@ -40,8 +40,8 @@ def dryrun(
     Example: kiban dryrun small --sequence-length 1024 --json
     """
     from kiban.cli.plan import config_of
+    from kiban.model.layout import RECOMPUTE, Layout
     from kiban.planning.dryrun import dryrun as run
-    from kiban.planning.layout import RECOMPUTE, Layout
     from kiban.planning.plan_file import read_plan
 
     for name, value in (("--world", world), ("--micro-batch", micro_batch), ("--batch", batch)):

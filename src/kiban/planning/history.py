@@ -11,9 +11,9 @@ from kiban import __version__
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import write_atomic
 from kiban.model.config import ModelConfig
+from kiban.model.layout import Layout
 from kiban.planning.check import GIB, fingerprint
 from kiban.planning.hardware import GPU
-from kiban.planning.layout import Layout
 from kiban.planning.published import OURS, read_rows
 from kiban.planning.shape import shape_of
 

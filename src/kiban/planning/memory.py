@@ -8,7 +8,7 @@ interleaved 1F1B as there, section 4.2.3.
 
 from dataclasses import replace
 
-from kiban.planning.layout import Layout
+from kiban.model.layout import Layout
 from kiban.planning.shape import Shape
 from kiban.planning.work import stage_layers
 

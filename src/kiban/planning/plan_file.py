@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kiban.artifacts.errors import KibanError
 from kiban.artifacts.files import write_atomic
 from kiban.model.config import ModelConfig
+from kiban.model.layout import Layout, fault
 from kiban.model.presets import preset
 from kiban.planning.hardware import GPU
-from kiban.planning.layout import Layout, fault
 from kiban.planning.running import Running
 from kiban.planning.shape import shape_of
 

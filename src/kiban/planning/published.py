@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kiban.artifacts.errors import KibanError
+from kiban.model.layout import Layout, fault
 from kiban.planning.hardware import GPU
-from kiban.planning.layout import Layout, fault
 from kiban.planning.shape import Shape, mla
 from kiban.planning.step_time import Constants, Situation
 from kiban.planning.work import Work, work_of

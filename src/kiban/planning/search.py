@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kiban.model.communication import WEIGHT_BYTES
+from kiban.model.layout import RECOMPUTE, Layout, divisors
 from kiban.planning.hardware import GPU
-from kiban.planning.layout import RECOMPUTE, Layout, divisors
 from kiban.planning.memory import USABLE, memory
 from kiban.planning.shape import Shape
 from kiban.planning.step_time import Constants, Situation, constants, parts, rates, stacked

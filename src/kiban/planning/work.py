@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from kiban.model import communication
 from kiban.model.communication import GRADIENT_BYTES, WEIGHT_BYTES
+from kiban.model.layout import Layout
 from kiban.planning.hardware import GPU
-from kiban.planning.layout import Layout
 from kiban.planning.shape import Shape
 
 

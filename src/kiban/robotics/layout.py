@@ -35,7 +35,6 @@ from kiban.artifacts.files import read_json, write_atomic
 from kiban.robotics.frame_statistics import Stats, of_all
 
 V3, V21, V20 = "v3.0", "v2.1", "v2.0"
-LAYOUTS = (V3, V21)
 
 TERMS = "meta/kiban.json"
 DATA_V3 = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

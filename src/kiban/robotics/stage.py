@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,7 +21,6 @@ TaskName = Literal[
     "reach-size", "push-size", "pick-size", "place-size", "stack-size", "sort-size",
     "reach-relation", "push-relation", "pick-relation", "place-relation", "stack-relation",
 ]  # fmt: skip
-TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 DEFAULT_TASKS: tuple[TaskName, ...] = ("reach", "push", "pick")
 TERMS = ("partner", "licence", "uses", "residency", "expires", "obligations")  # of a dataset from elsewhere
 INSTRUCTIONS = Path(__file__).with_name("instructions.toml")

@@ -24,8 +24,8 @@ from kiban.tokenizer.special import BOS
 Run = tuple[int, int]  # first position and last + 1
 
 # Their names up to torch 2.12, and since.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def runs_of(rank: int, ranks: int, length: int) -> list[Run]:
@@ -84,13 +84,13 @@ class _AllGather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
         out = x.new_empty(group.size() * len(x), *x.shape[1:])
-        _all_gather(out, x.contiguous(), group)
+        all_gather(out, x.contiguous(), group)
         return out.view(group.size(), *x.shape)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
         dx = torch.empty_like(dout[0])
-        _reduce_scatter(dx, dout.flatten(0, 1).contiguous(), group=ctx.group)
+        reduce_scatter(dx, dout.flatten(0, 1).contiguous(), group=ctx.group)
         return dx, None
 
 

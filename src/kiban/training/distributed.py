@@ -17,7 +17,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from kiban.artifacts.errors import KibanError
 
@@ -76,13 +75,6 @@ def ranks_with(flag: bool) -> list[int]:
     flags = [torch.zeros(1) for _ in range(dist.get_world_size())]
     dist.all_gather(flags, torch.tensor([float(flag)]))
     return [rank for rank, own in enumerate(flags) if own.item()]
-
-
-def sent_by_first(number: int) -> int:
-    """What rank 0 gives, on all ranks."""
-    value: Tensor = torch.tensor([number])
-    dist.broadcast(value, 0)
-    return int(value.item())
 
 
 def _collective_of(error: BaseException) -> str | None:

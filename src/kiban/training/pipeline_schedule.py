@@ -22,9 +22,6 @@ class Action(NamedTuple):
 
 Table = list[list[Action]]  # for each rank, in order
 
-# Of a layer, in forward passes: the two products of the backward pass cost one each.
-DURATIONS: dict[Kind, int] = {"F": 1, "B": 2, "I": 1, "W": 1}
-
 
 def schedule(name: ScheduleName, ranks: int, virtual: int, micros: int) -> Table:
     """`1f1b` (PipeDream-Flush, arXiv 2006.09503), interleaved if `virtual` > 1 (arXiv 2104.04473, section 2.2);
@@ -108,41 +105,3 @@ def needs(action: Action, stages: int) -> list[tuple[Action, ...]]:
     if stage + 1 < stages:
         before.append((Action("B", stage + 1, micro), Action("I", stage + 1, micro)))
     return before
-
-
-def timeline(table: Table, durations: dict[Kind, int] = DURATIONS) -> list[list[tuple[Action, int, int]]]:
-    """Each rank's actions with their start and end, if all stages cost the same and messages nothing; durations are
-    those of a stage. Planning reads bubbles off it."""
-    stages = 1 + max(a.stage for order in table for a in order)
-    ended: dict[Action, int] = {}
-    times: list[list[tuple[Action, int, int]]] = [[] for _ in table]
-    left = [list(order) for order in table]
-    while any(left):
-        moved = False
-        for rank, order in enumerate(left):
-            while order and _ready(order[0], set(ended), stages):
-                action = order.pop(0)
-                free = times[rank][-1][2] if times[rank] else 0
-                met = [max(ended[a] for a in some if a in ended) for some in needs(action, stages)]
-                start = max([free, *met])
-                ended[action] = start + durations[action.kind]
-                times[rank].append((action, start, ended[action]))
-                moved = True
-        assert moved, "the order of actions waits for itself"
-    return times
-
-
-def bubble(table: Table, durations: dict[Kind, int] = DURATIONS) -> int:
-    """The time that the rank with the least to wait waits, from the start to the end of all."""
-    times = timeline(table, durations)
-    end = max(rank[-1][2] for rank in times)
-    return end - max(sum(stop - start for _, start, stop in rank) for rank in times)
-
-
-def most_held(order: list[Action]) -> int:
-    """The most forward passes whose activations a rank keeps at one time."""
-    held = most = 0
-    for action in order:
-        held += {"F": 1, "I": 0, "B": -1, "W": -1}[action.kind]
-        most = max(most, held)
-    return most

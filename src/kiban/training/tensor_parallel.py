@@ -23,7 +23,7 @@ from kiban.model.loss import CHUNK_LOGITS
 from kiban.model.moe import MLP
 from kiban.model.sums import add_to
 from kiban.model.transformer import Sample, Transformer
-from kiban.training.context_parallel import _all_gather, _reduce_scatter
+from kiban.training.context_parallel import all_gather, reduce_scatter
 
 
 class Tensors:
@@ -151,7 +151,7 @@ def _gathered(x_BND: Tensor, part: int, group: dist.ProcessGroup) -> Tensor:
     B, N, D = x_BND.shape
     x_BPD = F.pad(x_BND, (0, 0, 0, part - N)).contiguous()
     out = x_BPD.new_empty(group.size() * B, part, D)
-    _all_gather(out, x_BPD, group)
+    all_gather(out, x_BPD, group)
     return out.view(-1, B, part, D).transpose(0, 1).reshape(B, -1, D)
 
 
@@ -160,7 +160,7 @@ def _scattered(x_BLD: Tensor, mine: int, part: int, group: dist.ProcessGroup) ->
     padded = F.pad(x_BLD, (0, 0, 0, part * group.size() - L))
     by_rank = padded.view(B, group.size(), part, D).transpose(0, 1).contiguous()
     out_BPD = x_BLD.new_empty(B, part, D)
-    _reduce_scatter(out_BPD, by_rank.flatten(0, 1), group=group)
+    reduce_scatter(out_BPD, by_rank.flatten(0, 1), group=group)
     return out_BPD if mine == part else out_BPD[:, :mine].contiguous()
 
 

@@ -14,11 +14,12 @@ from kiban.model.attention import Attention
 from kiban.model.moe import MoE
 from kiban.training.context_parallel import Context
 from kiban.training.pipeline import Pipeline, cut, stages_of
-from kiban.training.pipeline_schedule import bubble, most_held, schedule
+from kiban.training.pipeline_schedule import schedule
 from kiban.training.weight_gradients import Later
 from tests.training import tiny
 from tests.training.parallel.alike import Case, Trace, alone, assert_alike, trained
 from tests.training.parallel.ranks import on_ranks
+from tests.training.parallel.timing import bubble, most_held
 
 
 @pytest.mark.parametrize("virtual", [1, 2, 3])
