@@ -49,9 +49,8 @@ def own_memory(config: ModelConfig, layout: Layout, length: int, held: Held | No
     norms -= (h.dense_layers + h.moe_layers + mtp) * d * (c.q_lora_rank or 0) + 2 * d * d * mtp
     layers = LOW * (low - norms) if alone else LOW * low
     gathered = 0.0 if alone else MASTER * wide
-    summed = (
-        GRADIENT * local
-    )  # gradients are reduced when the last micro-batch is through, until then each rank has all
+    # Gradients are reduced when the last micro-batch is through; until then each rank has all.
+    summed = GRADIENT * local
     at_loss = acts + loss + gathered + (layers if alone or x.shard < 3 else 0.0) + summed * (x.micro_batches > 1)
     at_end = summed + (0.0 if alone else layers + gathered)
     most = max(at_loss, at_end)

@@ -94,6 +94,18 @@ class _AllGather(torch.autograd.Function):
         return dx, None
 
 
+def balance_over(model: Transformer, group: dist.ProcessGroup | None) -> None:
+    """The balance loss counts whole sequences, of which the ranks of `group` have parts."""
+
+    def summed(counts_BE: Tensor) -> Tensor:
+        counts_BE = counts_BE.clone()
+        dist.all_reduce(counts_BE, group=group)
+        return counts_BE
+
+    for moe in (module for module in model.modules() if isinstance(module, MoE)):
+        moe.over_sequence = summed
+
+
 class Context:
     """How sequences of `length` tokens are shared by the ranks of `group`; by nobody if it is None.
 
@@ -117,13 +129,7 @@ class Context:
         """So that the balance loss counts whole sequences."""
         if self.group is None:
             return
-        for moe in (module for module in model.modules() if isinstance(module, MoE)):
-            moe.over_sequence = self._sum
-
-    def _sum(self, counts_BE: Tensor) -> Tensor:
-        counts_BE = counts_BE.clone()
-        dist.all_reduce(counts_BE, group=self.group)
-        return counts_BE
+        balance_over(model, self.group)
 
     def sample(self, tokens_BX: Tensor, mask_documents: bool = False) -> Sample:
         """This rank's part of whole rows, targets and all: no halo has to be sent. With `mask_documents` a token sees

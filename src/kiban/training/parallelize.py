@@ -28,7 +28,7 @@ from kiban.model.attention import Attention
 from kiban.model.layout import Layout
 from kiban.model.moe import Experts, MoE, Router
 from kiban.model.transformer import Transformer
-from kiban.training.context_parallel import Context
+from kiban.training.context_parallel import Context, balance_over
 from kiban.training.expert_parallel import ExpertParallel, balanced_choice
 from kiban.training.layout import check_layout, shard_ranks
 from kiban.training.pipeline import Pipeline, cut, stages_of
@@ -178,8 +178,7 @@ def parallelize(
         layout.tensor,
     )
     if layout.tensor > 1:
-        for moe in (module for module in model.modules() if isinstance(module, MoE)):
-            moe.over_sequence = lambda counts_BE: _summed(counts_BE, mesh.sequence)
+        balance_over(model, mesh.sequence)
     return Parallel(pipeline, layout, mesh)
 
 
@@ -256,9 +255,3 @@ def _scale_rows(weight_OI: Tensor, scale_O: Tensor) -> None:
         _, offset = compute_local_shape_and_global_offset(weight_OI.shape, weight_OI.device_mesh, weight_OI.placements)
         scale_O = scale_O[offset[0] : offset[0] + len(local)]
     local.mul_(scale_O[:, None])
-
-
-def _summed(counts_BE: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    counts_BE = counts_BE.clone()
-    dist.all_reduce(counts_BE, group=group)
-    return counts_BE
